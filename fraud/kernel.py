@@ -630,6 +630,7 @@ def has_transaction(state: Ints, tx_hash: int) -> bool:
 @njit(
     "void(int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[::1], int64, float64[:, ::1], int64[::1], int64[::1])",
     cache=True,
+    nogil=True,
 )
 def replay(
     events: Ints,

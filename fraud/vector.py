@@ -21,9 +21,9 @@ from fraud.events import Kind, Transaction, hash64
 from fraud.geo import MISSING, haversine_km, pack_country
 from fraud.state import decode_state
 
-__all__ = ["Evaluator", "event_features", "event_row", "evaluate_vector", "tenant_hash"]
+__all__ = ["Evaluator", "all_event_features", "channel_flags", "event_features", "event_row", "evaluate_vector", "tenant_hash"]
 
-_CHANNEL_FLAGS = {None: 0, "pos": k.FLAG_CARD_PRESENT, "atm": k.FLAG_CARD_PRESENT, "contactless": k.FLAG_CARD_PRESENT}
+_CARD_PRESENT = frozenset({"pos", "chip", "swipe", "contactless", "atm"})
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
@@ -34,8 +34,10 @@ def tenant_hash(tenant_id: str, entity_id: str | None) -> int:
 
 
 def channel_flags(channel: str | None) -> int:
-    """Card-present channels are pos, atm and contactless; any other named channel is remote."""
-    return _CHANNEL_FLAGS.get(channel, k.FLAG_CARD_NOT_PRESENT)
+    """Card-present channels are pos, chip, swipe, contactless and atm; any other named channel is remote."""
+    if channel is None:
+        return 0
+    return k.FLAG_CARD_PRESENT if channel in _CARD_PRESENT else k.FLAG_CARD_NOT_PRESENT
 
 
 def _e6(degrees: float | None) -> int:
@@ -103,6 +105,13 @@ def event_features(event: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     out[12] = _mismatch(event[k.E_COUNTRY], event[k.E_CARD_COUNTRY])
     out[13] = haversine_km(event[k.E_IP_LAT], event[k.E_IP_LON], event[k.E_BILL_LAT], event[k.E_BILL_LON])
     out[14] = haversine_km(event[k.E_LAT], event[k.E_LON], event[k.E_BILL_LAT], event[k.E_BILL_LON])
+
+
+@njit("void(int64[:, ::1], float64[:, ::1])", cache=True, nogil=True)
+def all_event_features(events: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+    """Run :func:`event_features` over ``int64[N, EVENT_WORDS]`` into ``float64[N, F]``."""
+    for i in range(events.shape[0]):
+        event_features(events[i], out[i])
 
 
 class Evaluator:

@@ -1,0 +1,197 @@
+"""Features over history: the kernel run over a file or the ledger, without Flink.
+
+Two orders exist and are named.  *File order* takes each entity's events as they stand in the file and each label as soon as
+the file's clock (the newest event time so far) reaches the label's time.  *Ledger order* takes each entity's events and labels
+by the number (``seq``) that the stream recorded for them, which reproduces what the stream computed bit for bit.
+
+This module must not know where a history comes from: it takes frames and arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fraud import kernel as k
+from fraud.catalogue import CATALOGUE, Catalogue
+from fraud.currency import to_base_minor_batch
+from fraud.events import Kind, hash64
+from fraud.geo import MISSING, pack_country
+from fraud.vector import all_event_features, channel_flags
+
+__all__ = ["Backfill", "LabelTable", "event_matrix", "file_order", "label_table", "ledger_order", "run"]
+
+Ints = NDArray[np.int64]
+_ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
+_LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
+
+
+@dataclass(slots=True, frozen=True)
+class LabelTable:
+    """Labels in order of arrival: ``facts`` is ``int64[M, 3]`` (transaction time, transaction hash, fraud).
+
+    ``time_ms`` is when each became known, ``entities`` the hashes of its card, user and merchant (``int64[M, 3]``, 0 = none).
+    """
+
+    facts: Ints
+    time_ms: Ints
+    entities: Ints
+
+
+@dataclass(slots=True, frozen=True)
+class Backfill:
+    """Result: ``features`` float64[N, F]; ``seqs`` int64[N, 5] and ``label_seqs`` int64[M, 5] by ``Kind``, -1 where there is none."""
+
+    features: NDArray[np.float64]
+    seqs: Ints
+    label_seqs: Ints
+
+
+def _mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> Ints:
+    """Apply ``function`` once to each distinct value; ``missing`` for null."""
+    distinct = values.unique().drop_nulls()
+    table = pl.DataFrame(
+        {"value": distinct, "mapped": np.fromiter((function(v) for v in distinct.to_list()), dtype=np.int64, count=len(distinct))}
+    )
+    joined = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")["mapped"]
+    return joined.fill_null(missing).to_numpy().astype(np.int64, copy=False)
+
+
+def _hashes(frame: pl.DataFrame, column: str) -> Ints:
+    return _mapped(frame.select(pl.concat_str("tenant_id", column, separator="|").alias("id"))["id"], hash64, 0)
+
+
+def _e6(frame: pl.DataFrame, lat: str, lon: str) -> tuple[Ints, Ints]:
+    """Both coordinates in millionths of a degree; missing together, and (0, 0) is missing."""
+    pair = [frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in (lat, lon)]
+    missing = np.isnan(pair[0]) | np.isnan(pair[1]) | ((pair[0] == 0.0) & (pair[1] == 0.0))
+    scaled = [np.where(missing, MISSING, np.rint(np.where(missing, 0.0, degrees) * 1e6).astype(np.int64)) for degrees in pair]
+    return scaled[0], scaled[1]
+
+
+def _integers(series: pl.Series) -> Ints:
+    return series.cast(pl.Int64).fill_null(MISSING).to_numpy().astype(np.int64, copy=False)
+
+
+def event_matrix(frame: pl.DataFrame) -> Ints:
+    """Return ``int64[N, EVENT_WORDS]``: the rows of :func:`fraud.vector.event_row` for a frame of canonical, enriched columns."""
+    matrix = np.empty((frame.height, k.EVENT_WORDS), dtype=np.int64)
+    matrix[:, k.E_T] = frame["event_time_ms"].to_numpy()
+    matrix[:, k.E_AMOUNT] = to_base_minor_batch(frame["amount_minor"].to_numpy(), frame["currency"].to_numpy())
+    for word, column in (
+        (k.E_TX, "transaction_id"),
+        (k.E_CARD, "card_id"),
+        (k.E_USER, "user_id"),
+        (k.E_MERCHANT, "merchant_id"),
+        (k.E_DEVICE, "device_id"),
+        (k.E_IP, "ip_hash"),
+    ):
+        matrix[:, word] = _hashes(frame, column)
+    matrix[:, k.E_LAT], matrix[:, k.E_LON] = _e6(frame, "lat", "lon")
+    matrix[:, k.E_BILL_LAT], matrix[:, k.E_BILL_LON] = _e6(frame, "billing_lat", "billing_lon")
+    matrix[:, k.E_IP_LAT], matrix[:, k.E_IP_LON] = _e6(frame, "ip_lat", "ip_lon")
+    for word, column in (
+        (k.E_COUNTRY, "country"),
+        (k.E_IP_COUNTRY, "ip_country"),
+        (k.E_CARD_COUNTRY, "card_country"),
+        (k.E_MERCHANT_COUNTRY, "merchant_country"),
+    ):
+        matrix[:, word] = _mapped(frame[column], pack_country, 0)
+    matrix[:, k.E_MCC] = _integers(frame["merchant_mcc"])
+    matrix[:, k.E_CARD_AGE] = _integers(frame["card_age_days"])
+    declined = frame["declined"].cast(pl.Int64).fill_null(0).to_numpy() * k.FLAG_DECLINED
+    matrix[:, k.E_FLAGS] = _mapped(frame["channel"], channel_flags, 0) | declined
+    return matrix
+
+
+def label_table(frame: pl.DataFrame) -> LabelTable:
+    """Turn a frame of :class:`fraud.events.Label` columns, in order of arrival, into arrays."""
+    facts = np.empty((frame.height, 3), dtype=np.int64)
+    facts[:, 0] = frame["transaction_time_ms"].to_numpy()
+    facts[:, 1] = _hashes(frame, "transaction_id")
+    facts[:, 2] = frame["is_fraud"].cast(pl.Int64).to_numpy()
+    entities = np.stack([_hashes(frame, column) for column in ("card_id", "user_id", "merchant_id")], axis=1)
+    return LabelTable(facts, frame["label_time_ms"].to_numpy().astype(np.int64), entities)
+
+
+def no_labels() -> LabelTable:
+    """The empty table."""
+    return LabelTable(np.empty((0, 3), np.int64), np.empty(0, np.int64), np.empty((0, 3), np.int64))
+
+
+def file_order(events: Ints, labels: LabelTable) -> Callable[[Kind], tuple[Ints, Ints]]:
+    """Order keys (events, labels) of a kind: events as they stand, a label before the first event of its time or later."""
+    clock = np.maximum.accumulate(events[:, k.E_T]) if len(events) else events[:, k.E_T]
+    event_keys = 2 * np.arange(len(events), dtype=np.int64) + 1
+    label_keys = 2 * np.searchsorted(clock, labels.time_ms, side="left").astype(np.int64)
+    return lambda _kind: (event_keys, label_keys)
+
+
+def ledger_order(event_seqs: Ints, label_seqs: Ints) -> Callable[[Kind], tuple[Ints, Ints]]:
+    """Order keys from recorded numbers, ``int64[N, 5]`` and ``int64[M, 5]`` by ``Kind``."""
+    return lambda kind: (event_seqs[:, kind], label_seqs[:, kind])
+
+
+def _items(entity: Ints, label_entity: Ints, keys: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+    """Histories of one kind as the kernel's ``replay`` takes them: (items, starts)."""
+    events, labels = np.flatnonzero(entity), np.flatnonzero(label_entity)
+    owner = np.concatenate([label_entity[labels], entity[events]])
+    order = np.lexsort((np.concatenate([keys[1][labels], keys[0][events]]), owner))  # stable: labels first among equals
+    items = np.concatenate([-1 - labels, events])[order]
+    sorted_owner = owner[order]
+    starts = np.flatnonzero(np.concatenate([[True], sorted_owner[1:] != sorted_owner[:-1]])) if len(order) else np.empty(0, np.int64)
+    return items, np.concatenate([starts, [len(order)]]).astype(np.int64)
+
+
+def run(
+    events: Ints,
+    labels: LabelTable,
+    order: Callable[[Kind], tuple[Ints, Ints]],
+    *,
+    catalogue: Catalogue = CATALOGUE,
+    kinds: Sequence[Kind] = tuple(Kind),
+    threads: int = 2,
+) -> Backfill:
+    """Compute every feature of every event.
+
+    Args:
+        events: ``int64[N, EVENT_WORDS]`` without duplicates.
+        labels: what became known.
+        order: from :func:`file_order` or :func:`ledger_order`.
+        catalogue: features to compute.
+        kinds: entities to run; the columns of the others stay missing.
+        threads: kinds run side by side, outside the interpreter's lock.
+    """
+    features = np.full((len(events), catalogue.size), np.nan)
+    all_event_features(events, features)
+    seqs = np.full((len(events), len(Kind)), -1, dtype=np.int64)
+    label_seqs = np.full((len(labels.facts), len(Kind)), -1, dtype=np.int64)
+
+    def run_kind(kind: Kind) -> None:
+        label_entity = labels.entities[:, _LABELLED.index(kind)] if kind in _LABELLED else np.zeros(len(labels.facts), np.int64)
+        items, starts = _items(events[:, _ENTITY_WORDS[kind]], label_entity, order(kind))
+        event_seq, label_seq = np.full(len(events), -1, np.int64), np.full(len(labels.facts), -1, np.int64)
+        column = catalogue.slices[kind].start
+        k.replay(
+            events, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq
+        )
+        seqs[:, kind], label_seqs[:, kind] = event_seq, label_seq
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run_kind, kinds))
+    return Backfill(features, seqs, label_seqs)
+
+
+def first_occurrences(events: Ints) -> NDArray[np.bool_]:
+    """Mark the events that are not repetitions of an earlier one: same card, same transaction."""
+    order = np.lexsort((np.arange(len(events)), events[:, k.E_TX], events[:, k.E_CARD]))
+    sorted_ids = events[order][:, [k.E_CARD, k.E_TX]]
+    first = np.ones(len(events), dtype=np.bool_)
+    first[order[1:]] = (sorted_ids[1:] != sorted_ids[:-1]).any(axis=1)
+    return first
+
