@@ -361,15 +361,15 @@ def _delayed(state: Ints, t: int, delay: int, window: int, pair: Floats) -> None
     pair[1] = min(1.0, fraud / count) if count > 0 else 0.0
 
 
-@njit("void(int64[::1], int64[::1], int64, float64[::1])", cache=True)
-def _movement(state: Ints, event: Ints, position: int, pair: Floats) -> None:
-    """Distance in km and implied speed in km/h from the latest earlier transaction that has a position; NaN without one."""
+@njit("void(int64[::1], int64[::1], int64, int64, float64[::1])", cache=True)
+def _movement(state: Ints, event: Ints, oldest: int, position: int, pair: Floats) -> None:
+    """Distance in km and implied speed in km/h from the latest transaction of ``[oldest, position)`` that has a position; else NaN."""
     pair[0] = math.nan
     pair[1] = math.nan
-    if event[E_LAT] == MISSING:
+    if event[E_LAT] == MISSING or event[E_LON] == MISSING:
         return
     log = _log_at(state)
-    for i in range(position - 1, -1, -1):
+    for i in range(position - 1, oldest - 1, -1):
         latlon = state[log + i * W_LOG + L_LATLON]
         if latlon != MISSING:
             lat = latlon >> 32
@@ -381,11 +381,11 @@ def _movement(state: Ints, event: Ints, position: int, pair: Floats) -> None:
 
 
 @njit("int64(int64[::1], int64, int64, int64, int64, int64)", cache=True)
-def _in_log(state: Ints, position: int, column: int, shift: int, mask: int, value: int) -> int:
-    """Whether an entry before ``position`` has ``value`` in a column (shifted and masked)."""
+def _in_log(state: Ints, oldest: int, position: int, column: int, mask: int, value: int) -> int:
+    """Whether an entry of ``[oldest, position)`` has ``value`` in a column (masked)."""
     log = _log_at(state)
-    for i in range(position - 1, -1, -1):
-        if (state[log + i * W_LOG + column] >> shift) & mask == value:
+    for i in range(position - 1, oldest - 1, -1):
+        if state[log + i * W_LOG + column] & mask == value:
             return 1
     return 0
 
@@ -395,7 +395,7 @@ def _first_seen(state: Ints, position: int, a: int) -> float:
     """1.0 if the counterparty is in neither the log before ``position`` nor the remembered older ones."""
     if a == 0:
         return math.nan
-    if _in_log(state, position, L_A, 0, -1, a):
+    if _in_log(state, 0, position, L_A, -1, a):
         return 0.0
     seen = _seen_at(state)
     for i in range(state[H_SEEN]):
@@ -414,6 +414,8 @@ def _features(state: Ints, event: Ints, position: int, a: int, b: int, plan: Int
     delays = PLAN_HEADER + 2 * windows
     wanted = delays + 2 * delayed
     fresh = state[H_TOTAL_COUNT] == 0 or t - state[H_MAX_T] > plan[P_LIFETIME]
+    # the log is pruned after an event: what this event will drop is too old for it already
+    oldest = _upper_bound(state, _log_at(state), W_LOG, position, t - plan[P_RETENTION])
     for f in range(features):
         aggregate, index = plan[wanted + 2 * f], plan[wanted + 2 * f + 1]
         value = math.nan
@@ -426,23 +428,23 @@ def _features(state: Ints, event: Ints, position: int, a: int, b: int, plan: Int
             _delayed(state, t, plan[delays + 2 * index], plan[delays + 2 * index + 1], pair)
             value = pair[aggregate - A_DELAYED_COUNT]
         elif aggregate == A_SECONDS_SINCE_PREVIOUS:
-            if position > 0:
+            if position > oldest:
                 value = (t - state[_log_at(state) + (position - 1) * W_LOG]) / 1000.0
         elif aggregate in (A_KM, A_KMH):
-            _movement(state, event, position, pair)
+            _movement(state, event, oldest, position, pair)
             value = pair[aggregate - A_KM]
         elif aggregate == A_TOTAL_COUNT:
             value = 1 if fresh else state[H_TOTAL_COUNT] + 1
         elif aggregate == A_TOTAL_MEAN:
             value = event[E_AMOUNT] if fresh else (state[H_TOTAL_SUM] + event[E_AMOUNT]) / (state[H_TOTAL_COUNT] + 1)
         elif aggregate == A_FIRST_SEEN_A:
-            value = _first_seen(state, position, a)
+            value = 1.0 if fresh and a != 0 else _first_seen(state, position, a)
         elif aggregate == A_FIRST_SEEN_B:
             if b != 0:
-                value = 1.0 - _in_log(state, position, L_B, 0, -1, b)
+                value = 1.0 - _in_log(state, oldest, position, L_B, -1, b)
         elif aggregate == A_FIRST_SEEN_COUNTRY:
             if event[E_COUNTRY] != 0:
-                value = 1.0 - _in_log(state, position, L_PACKED, 0, 0xFFFF, event[E_COUNTRY])
+                value = 1.0 - _in_log(state, oldest, position, L_PACKED, 0xFFFF, event[E_COUNTRY])
         elif aggregate == A_AGE_SECONDS:
             value = 0.0 if fresh else max(0.0, (t - state[H_FIRST_T]) / 1000.0)
         out[f] = value
@@ -463,9 +465,9 @@ def _remember(state: Ints, a: int, cap: int) -> Any:
             _drop_front(state, at + i, n - i, 1)
             state[at + n - 1] = a
             return state
-    if n == cap:
-        _drop_front(state, at, n, 1)
-        n -= 1
+    if n >= cap:
+        _drop_front(state, at, n, n - cap + 1)
+        n = cap - 1
     state[at + n] = a
     state[H_SEEN] = n + 1
     return state
@@ -536,7 +538,9 @@ def _prune(state: Ints, plan: Ints) -> Any:
 def _insert(state: Ints, event: Ints, position: int, a: int, b: int, plan: Ints) -> Any:
     t, amount = event[E_T], event[E_AMOUNT]
     if state[H_TOTAL_COUNT] > 0 and t - state[H_MAX_T] > plan[P_LIFETIME]:
-        state[H_TOTAL_COUNT], state[H_TOTAL_SUM], state[H_FIRST_T], state[H_SEEN] = 0, 0, MISSING, 0
+        # a new life: nothing of the old one is remembered, as if its state had expired
+        state[H_TOTAL_COUNT], state[H_TOTAL_SUM], state[H_FIRST_T], state[H_FOLDED_T] = 0, 0, MISSING, MISSING
+        state[H_LOG], state[H_SEEN], state[H_BUCKETS], position = 0, 0, 0, 0
     state[H_TOTAL_COUNT] += 1
     state[H_TOTAL_SUM] += amount
     state[H_SEQ] += 1
@@ -560,7 +564,7 @@ def _insert(state: Ints, event: Ints, position: int, a: int, b: int, plan: Ints)
     state[at + L_A] = a
     state[at + L_B] = b
     state[at + L_LATLON] = MISSING
-    if plan[P_PERSON] and event[E_LAT] != MISSING:
+    if plan[P_PERSON] and event[E_LAT] != MISSING and event[E_LON] != MISSING:
         state[at + L_LATLON] = (event[E_LAT] << 32) | (event[E_LON] & 0xFFFFFFFF)
     mcc = event[E_MCC] + 1 if event[E_MCC] != MISSING else 0
     declined = (event[E_FLAGS] & FLAG_DECLINED) << 32
@@ -624,7 +628,7 @@ def apply_label(state: Ints, plan: Ints, tx_time: int, tx_hash: int, is_fraud: b
 @njit("boolean(int64[::1], int64)", cache=True)
 def has_transaction(state: Ints, tx_hash: int) -> bool:
     """Whether a card's log holds this transaction already: the duplicate test of the stream."""
-    return _in_log(state, state[H_LOG], L_TX, 0, -1, tx_hash) == 1
+    return _in_log(state, 0, state[H_LOG], L_TX, -1, tx_hash) == 1
 
 
 @njit(

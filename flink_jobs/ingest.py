@@ -1,0 +1,215 @@
+"""First operator: records in, valid events applied to their cards, everything else to the dead letters.
+
+For each record of a batch, in order: decode, validate, enrich, drop duplicates, apply to the card's log; then one observation
+part for each shard that owns other entities of the batch, and the home part for ``infer``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flink_jobs.cores import ByteMap, Part, Record
+from flink_jobs.entities import EntityLogs, observed_kinds
+from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader
+from flink_jobs.progress import Progress
+from fraud import kernel as k
+from fraud.catalogue import EVENT_FEATURES
+from fraud.errors import InvalidEvent
+from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key, hash64
+from fraud.vector import Evaluator, event_row
+from serving.codec import Codec
+from serving.enrich import Enricher
+from serving.records import DeadLetter
+from serving.validate import Validator
+
+__all__ = ["Ingest", "shard_of"]
+
+MAPS = ("cards", "progress")
+
+
+def shard_of(kind: int, key: str, shards: int) -> int:
+    """Shard that owns an entity other than a card."""
+    return zlib.crc32(f"{KINDS[kind]}|{key}".encode()) % shards
+
+
+@dataclass(slots=True)
+class _Observation:
+    item: int
+    kind: Kind
+    key: str
+    row: int
+    is_label: bool
+
+
+class Ingest:
+    """Core of the first operator; one a subtask.
+
+    Args:
+        codec: decodes records, encodes dead letters.
+        validator: refuses what cannot be scored.
+        enricher: replaces the raw address by its hash and location.
+        logs: the cards' logs.
+        evaluator: for the event's own features.
+        shards: number of shards of the job.
+        out_of_orderness_ms: how far behind its partition an event may come before it counts as late.
+        idle_ms: silence after which a partition no longer holds back the watermark.
+        now_ms: wall clock, for the limit on events from the future.
+        count: called with (name, amount) for metrics.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        validator: Validator,
+        enricher: Enricher,
+        logs: EntityLogs,
+        evaluator: Evaluator,
+        *,
+        shards: int,
+        out_of_orderness_ms: int,
+        idle_ms: int,
+        now_ms: Callable[[], int],
+        count: Callable[[str, int], None],
+    ) -> None:
+        self._codec = codec
+        self._validator = validator
+        self._enricher = enricher
+        self._logs = logs
+        self._evaluator = evaluator
+        self._shards = shards
+        self._out_of_orderness_ms = out_of_orderness_ms
+        self._idle_ms = idle_ms
+        self._now_ms = now_ms
+        self._count = count
+        self._progress: dict[int, Progress] = {}
+        card = evaluator.catalogue.slices[Kind.CARD]
+        self._own = len(EVENT_FEATURES)
+        self._width = card.stop
+
+    def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
+        """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
+        progress = self._progress_of(shard, maps["progress"])
+        cards = maps["cards"]
+        items: list[Item] = []
+        observations: list[_Observation] = []
+        rows: list[NDArray[np.int64]] = []
+        for record in records:
+            try:
+                if record.source == "labels":
+                    self._label(record, cards, items, observations, rows)
+                else:
+                    self._transaction(record, cards, progress, items, observations, rows)
+            except InvalidEvent as error:
+                self._count("dead_letters", 1)
+                items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, error), timestamp_ms=record.timestamp_ms))
+        self._logs.commit(cards)
+        if items:
+            progress.batch += 1
+        maps["progress"].put("progress", progress.pack())
+        return self._parts(shard, progress.batch, items, observations, rows) if items else []
+
+    def _transaction(
+        self,
+        record: Record,
+        cards: ByteMap,
+        progress: Progress,
+        items: list[Item],
+        observations: list[_Observation],
+        rows: list[NDArray[np.int64]],
+    ) -> None:
+        tx = self._codec.decode_transaction(record.value)
+        self._validator.check_transaction(tx, record.key, now_ms=self._now_ms())
+        self._enricher.enrich(tx)
+        row = event_row(tx)
+        key = entity_key(tx.tenant_id, tx.card_id)
+        late = progress.is_late(record.partition, tx.event_time_ms, record.timestamp_ms)
+        if self._logs.knows(cards, Kind.CARD, key, int(row[k.E_TX])):
+            self._count("duplicates", 1)
+            return
+        features = np.full(self._width, np.nan)
+        self._evaluator.event(row, features)
+        seq = self._logs.observe(cards, Kind.CARD, key, row, features[self._own :])
+        if late:
+            self._count("late", 1)
+        self._observe_others(tx, len(items), len(rows), observations)
+        rows.append(row)
+        body = self._codec.encode_transaction(tx)
+        items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features))
+
+    def _label(
+        self,
+        record: Record,
+        cards: ByteMap,
+        items: list[Item],
+        observations: list[_Observation],
+        rows: list[NDArray[np.int64]],
+    ) -> None:
+        label = self._codec.decode_label(record.value)
+        self._validator.check_label(label, record.key, now_ms=self._now_ms())
+        tx_hash = hash64(f"{label.tenant_id}|{label.transaction_id}")
+        row = np.zeros(k.EVENT_WORDS, dtype=np.int64)
+        row[:3] = label.transaction_time_ms, tx_hash, label.is_fraud
+        key = entity_key(label.tenant_id, label.card_id)
+        seq = self._logs.label(cards, Kind.CARD, key, label.transaction_time_ms, tx_hash, label.is_fraud)
+        for kind, key in labelled_entities(label):
+            observations.append(_Observation(len(items), kind, key, len(rows), is_label=True))
+        rows.append(row)
+        items.append(Item(ItemKind.LABEL, self._codec.encode_label(label), seq, timestamp_ms=record.timestamp_ms))
+
+    def _observe_others(self, tx: Transaction, item: int, row: int, observations: list[_Observation]) -> None:
+        for kind, entity in observed_kinds(entity_ids(tx)):
+            observations.append(_Observation(item, kind, entity_key(tx.tenant_id, entity), row, is_label=False))
+
+    def _dead_letter(self, record: Record, error: InvalidEvent) -> bytes:
+        letter = DeadLetter(
+            origin_topic=record.source,
+            origin_partition=record.partition,
+            origin_offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+            key=record.key,
+            value=record.value,
+            code=error.code,
+            detail=error.detail,
+        )
+        return self._codec.encode_dead_letter(letter)
+
+    def _progress_of(self, shard: int, states: ByteMap) -> Progress:
+        progress = self._progress.get(shard)
+        if progress is None:
+            progress = self._progress[shard] = Progress(self._out_of_orderness_ms, self._idle_ms)
+            data = states.get("progress")
+            if data is not None:
+                progress.restore(data)
+        return progress
+
+    def _parts(
+        self, home: int, batch: int, items: list[Item], observations: list[_Observation], rows: list[NDArray[np.int64]]
+    ) -> list[Part]:
+        by_shard: dict[int, list[_Observation]] = {}
+        for observation in observations:
+            by_shard.setdefault(shard_of(observation.kind, observation.key, self._shards), []).append(observation)
+        count = 1 + len(by_shard)
+        parts = [Part(home, HomePart(PartHeader(home, batch, 0, count), items).pack())]
+        for index, (shard, mine) in enumerate(by_shard.items(), start=1):
+            parts.append(Part(shard, _observation_part(PartHeader(home, batch, index, count), mine, rows).pack()))
+        return parts
+
+
+def labelled_entities(label: Label) -> list[tuple[Kind, str]]:
+    """Entities besides the card whose logs a label enters, with their keys."""
+    entities = [(Kind.MERCHANT, entity_key(label.tenant_id, label.merchant_id))]
+    if label.user_id is not None:
+        entities.append((Kind.USER, entity_key(label.tenant_id, label.user_id)))
+    return entities
+
+
+def _observation_part(header: PartHeader, observations: list[_Observation], rows: list[NDArray[np.int64]]) -> ObservationPart:
+    used = {row: i for i, row in enumerate(dict.fromkeys(observation.row for observation in observations))}
+    table = np.array([(o.item, o.kind, used[o.row]) for o in observations], dtype=np.int64)
+    is_label = np.array([o.is_label for o in observations], dtype=np.bool_)
+    return ObservationPart(header, table, is_label, [o.key for o in observations], np.array([rows[row] for row in used]))

@@ -1,0 +1,185 @@
+"""Which Flink jobs belong to this stack, and how each comes back after its JobManager was lost.
+
+Flink keeps no job across a JobManager without ZooKeeper or Kubernetes, so a submitter leaves a *ticket* here.  Whenever a JobManager
+has (re)started and does not run the job of a ticket, the supervisor calls the ticket's ``resume`` entry in a process of its own, with
+the newest completed checkpoint.  Restoring an older one would repeat output, so the choice is made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from infra import flink
+from infra.java import find_java_home
+from infra.layout import Layout, read_json, write_json
+from infra.plan import Plan, load_plan
+from infra.probes import read_json_url
+from infra.records import append_event
+from infra.servers import Server
+from infra.settings import REPO_ROOT
+
+__all__ = [
+    "JobResumer",
+    "JobTicket",
+    "Resume",
+    "find_newest_checkpoint",
+    "load_tickets",
+    "remove_ticket",
+    "resume_job",
+    "running_job_ids",
+    "save_ticket",
+]
+
+_RESUME_TIMEOUT_S = 240.0
+_RETRY_S = 5.0
+_OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class JobTicket:
+    """A job that must run whenever the stack is up.
+
+    ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first: its
+    checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.
+    """
+
+    name: str
+    resume: str
+    job_ids: tuple[str, ...] = ()
+    restore_from: str | None = None
+    arguments: tuple[str, ...] = ()
+
+
+class Resume(Protocol):
+    """Submit the job again and return its new id; ``checkpoint`` is a URI, None when none was ever completed."""
+
+    def __call__(self, plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str: ...
+
+
+def save_ticket(layout: Layout, ticket: JobTicket) -> None:
+    """Add or replace a ticket; the submitter calls it right after a submission."""
+    write_json(layout.jobs / f"{ticket.name}.json", asdict(ticket))
+
+
+def remove_ticket(layout: Layout, name: str) -> None:
+    """Forget a job that was stopped on purpose."""
+    (layout.jobs / f"{name}.json").unlink(missing_ok=True)
+
+
+def load_tickets(layout: Layout) -> list[JobTicket]:
+    """Every ticket of this home."""
+    found = (read_json(path) for path in sorted(layout.jobs.glob("*.json")))
+    return [
+        JobTicket(**{**saved, "job_ids": tuple(saved["job_ids"]), "arguments": tuple(saved["arguments"])})
+        for saved in found
+        if saved is not None
+    ]
+
+
+def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
+    """URI of the newest *completed* checkpoint of the ticket's chain of jobs, else what the chain started from.
+
+    A checkpoint is complete when its ``_metadata`` is there; ids only grow along a chain, since each job continues its predecessor's.
+    """
+    completed = (
+        (int(folder.name.removeprefix("chk-")), folder)
+        for job_id in ticket.job_ids
+        for folder in (layout.checkpoints / job_id).glob("chk-*")
+        if (folder / "_metadata").exists()
+    )
+    newest = max(completed, default=None)
+    return ticket.restore_from if newest is None else newest[1].as_uri()
+
+
+def running_job_ids(flink_rest_url: str) -> set[str]:
+    """Ids of the jobs that the JobManager holds and that are not over."""
+    return {job["id"] for job in read_json_url(f"{flink_rest_url}/jobs")["jobs"] if job["status"] not in _OVER}
+
+
+def resume_job(plan: Plan, ticket: JobTicket) -> str:
+    """Call the ticket's ``resume`` with the newest checkpoint and write the new id down; returns the id."""
+    module, function = ticket.resume.split(":")
+    resume = cast("Resume", getattr(import_module(module), function))
+    job_id = resume(plan, ticket, find_newest_checkpoint(plan.layout, ticket))
+    save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
+    return job_id
+
+
+class JobResumer:
+    """Wakes up when a JobManager has become ready and brings back every job with a ticket; runs on the supervisor's thread."""
+
+    def __init__(self, plan: Plan, stopping: threading.Event) -> None:
+        self._plan = plan
+        self._stopping = stopping
+        self._wanted = threading.Event()
+
+    def notice_ready(self, server: Server) -> None:
+        """Called by the supervisor for every server that became ready."""
+        if server.name == "jobmanager":
+            self._wanted.set()
+
+    def run(self) -> None:
+        """Work until the supervisor stops."""
+        while not self._stopping.is_set():
+            if self._wanted.wait(timeout=0.5) and not self._stopping.is_set():
+                self._wanted.clear()
+                if not self._resume_all(load_tickets(self._plan.layout)):
+                    self._wanted.set()
+                    self._stopping.wait(_RETRY_S)
+
+    def _resume_all(self, tickets: Iterable[JobTicket]) -> bool:
+        """Whether nothing is left to do."""
+        try:
+            running = running_job_ids(self._plan.addresses.flink_rest_url)
+        except (OSError, ValueError, KeyError):
+            return False
+        missing = [ticket for ticket in tickets if not running.intersection(ticket.job_ids)]
+        return all([self._resume(ticket) for ticket in missing])  # each gets its attempt, also after a failure
+
+    def _resume(self, ticket: JobTicket) -> bool:
+        layout = self._plan.layout
+        checkpoint = find_newest_checkpoint(layout, ticket)
+        append_event(layout, ticket.name, "resuming", checkpoint or "from the beginning: no completed checkpoint")
+        environment = flink.environment(layout, find_java_home(), python=self._plan.python)
+        with layout.log_file(f"resume-{ticket.name}").open("ab") as log:
+            try:
+                done = subprocess.run(  # noqa: S603 - our own module
+                    [str(self._plan.python), "-m", "infra.jobs", str(layout.home), ticket.name],
+                    env=environment,
+                    cwd=REPO_ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    timeout=_RESUME_TIMEOUT_S,
+                    check=False,
+                )
+                failure = "" if done.returncode == 0 else f"exit status {done.returncode}, see {log.name}"
+            except subprocess.TimeoutExpired:
+                failure = f"no answer within {_RESUME_TIMEOUT_S:.0f} s, see {log.name}"
+        append_event(layout, ticket.name, "failed" if failure else "resumed", failure or (checkpoint or ""))
+        return not failure
+
+
+def main(home: Path, name: str) -> int:
+    """Resume one job; the process that the supervisor starts, so that a crash of the client is not the supervisor's."""
+    layout = Layout(home)
+    plan = load_plan(layout)
+    ticket = next((ticket for ticket in load_tickets(layout) if ticket.name == name), None)
+    if plan is None or ticket is None:
+        print(f"nothing to resume: no stack or no ticket {name!r} in {home}", file=sys.stderr)
+        return 2
+    os.environ.update(flink.environment(layout, find_java_home(), python=plan.python))
+    print(resume_job(plan, ticket))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

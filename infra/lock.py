@@ -1,0 +1,105 @@
+"""Write the two lock files again: ``python -m infra.lock [python|jars]``; needs the network, and ``uv`` on PATH (or in UV) for the first.
+
+The runtime dependencies of Kafka are listed here once per Kafka version, as ``mvn dependency:list`` resolves them; Flink's and the
+registry's archives are self-contained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.jars import LOCK_FILE, Jar, repository_url
+from infra.settings import REPO_ROOT
+
+__all__ = ["main"]
+
+_REQUIREMENTS = REPO_ROOT / "infra" / "requirements.lock"
+
+_KAFKA = "4.2.1"
+_ARTIFACTS = {
+    "kafka": [
+        *(
+            f"org.apache.kafka:{name}:{_KAFKA}"
+            for name in (
+                "kafka_2.13", "kafka-clients", "kafka-coordinator-common", "kafka-group-coordinator", "kafka-group-coordinator-api",
+                "kafka-metadata", "kafka-raft", "kafka-server", "kafka-server-common", "kafka-share-coordinator", "kafka-storage",
+                "kafka-storage-api", "kafka-tools-api", "kafka-transaction-coordinator",
+            )
+        ),
+        "at.yawk.lz4:lz4-java:1.10.1",
+        "com.dynatrace.hash4j:hash4j:0.22.0",
+        "com.fasterxml.jackson.core:jackson-annotations:2.21",
+        "com.fasterxml.jackson.core:jackson-core:2.21.2",
+        "com.fasterxml.jackson.core:jackson-databind:2.21.2",
+        "com.fasterxml.jackson.dataformat:jackson-dataformat-csv:2.21.2",
+        "com.fasterxml.jackson.dataformat:jackson-dataformat-yaml:2.21.2",
+        "com.fasterxml.jackson.datatype:jackson-datatype-jdk8:2.21.2",
+        "com.github.ben-manes.caffeine:caffeine:3.2.0",
+        "com.github.luben:zstd-jni:1.5.6-10",
+        "com.google.re2j:re2j:1.8",
+        "com.typesafe.scala-logging:scala-logging_2.13:3.9.6",
+        "com.yammer.metrics:metrics-core:2.2.0",
+        "commons-beanutils:commons-beanutils:1.11.0",
+        "commons-collections:commons-collections:3.2.2",
+        "commons-digester:commons-digester:2.1",
+        "commons-logging:commons-logging:1.3.5",
+        "commons-validator:commons-validator:1.10.1",
+        "net.sf.jopt-simple:jopt-simple:5.0.4",
+        "net.sourceforge.argparse4j:argparse4j:0.7.0",
+        "org.apache.logging.log4j:log4j-api:2.25.4",
+        "org.apache.logging.log4j:log4j-core:2.25.4",
+        "org.bitbucket.b_c:jose4j:0.9.6",
+        "org.hdrhistogram:HdrHistogram:2.2.2",
+        "org.jspecify:jspecify:1.0.0",
+        "org.pcollections:pcollections:4.0.2",
+        "org.scala-lang:scala-library:2.13.17",
+        "org.scala-lang:scala-reflect:2.13.17",
+        "org.slf4j:slf4j-api:1.7.36",
+        "org.xerial.snappy:snappy-java:1.1.10.7",
+        "org.yaml:snakeyaml:2.5",
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",  # Kafka's own distribution adds it; without it nothing is logged
+    ],
+    "flink": ["org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"],
+    "registry": ["io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"],  # the newest that runs on Java 17
+}  # fmt: skip
+
+
+def lock_python() -> None:
+    """Resolve pyproject.toml for every supported Python and platform, with hashes and without index addresses."""
+    uv = os.environ.get("UV", "uv")
+    command = [uv, "pip", "compile", "--quiet", "--native-tls", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate",
+               "--no-header", "--extra", "dev", "pyproject.toml", "--output-file", str(_REQUIREMENTS)]  # fmt: skip
+    subprocess.run(command, cwd=REPO_ROOT, check=True)  # noqa: S603
+
+
+def lock_jars() -> None:
+    """Download every artifact once and write its size and SHA-256."""
+    root = repository_url()
+    lines = ["# part coordinates size sha256; written by python -m infra.lock jars"]
+    for part, artifacts in _ARTIFACTS.items():
+        for coordinates in sorted(artifacts):
+            path = Jar(part, coordinates, 0, "").repository_path
+            with urllib.request.urlopen(f"{root}/{path}", timeout=120) as answer:  # noqa: S310 - configured repository
+                content = answer.read()
+            lines.append(f"{part} {coordinates} {len(content)} {hashlib.sha256(content).hexdigest()}")
+    Path(LOCK_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write both locks, or the one named."""
+    wanted = list(arguments) or ["python", "jars"]
+    if "python" in wanted:
+        lock_python()
+    if "jars" in wanted:
+        lock_jars()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

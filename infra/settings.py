@@ -1,0 +1,68 @@
+"""What a person may choose about the local stack, read from the environment (prefix ``FRAUDGUARD_``).
+
+Only choices live here: where things are on disk is ``infra.layout``, how a server is configured is ``infra.servers``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["PORT_FIELDS", "REPO_ROOT", "StackSettings", "default_home"]
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+
+PORT_FIELDS = (
+    "kafka_port",
+    "kafka_controller_port",
+    "redis_port",
+    "registry_port",
+    "flink_port",
+    "flink_rpc_port",
+    "flink_metrics_port",
+)
+
+
+def default_home() -> Path:
+    """The state folder: ``FRAUDGUARD_HOME``, or ``.fraudguard`` in the checkout."""
+    configured = os.environ.get("FRAUDGUARD_HOME")
+    return Path(configured).expanduser().resolve() if configured else REPO_ROOT / ".fraudguard"
+
+
+class StackSettings(BaseSettings):
+    """Settings of the local stack; a port of 0 means any free one, chosen at ``up`` and kept until ``down``."""
+
+    model_config = SettingsConfigDict(env_prefix="FRAUDGUARD_", frozen=True, extra="ignore")
+
+    kafka_port: int = Field(default=9092, ge=0, le=65535)
+    kafka_controller_port: int = Field(default=0, ge=0, le=65535)
+    redis_port: int = Field(default=6379, ge=0, le=65535)
+    registry_port: int = Field(default=8085, ge=0, le=65535)
+    flink_port: int = Field(default=8081, ge=0, le=65535)  # REST and web UI
+    flink_rpc_port: int = Field(default=0, ge=0, le=65535)
+    flink_metrics_port: int = Field(default=0, ge=0, le=65000)  # JobManager's Prometheus port; TaskManager i takes this + i
+
+    taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
+    partitions: int = Field(default=4, ge=1, le=1024)
+    retention_ms: int = Field(default=604_800_000, ge=1)  # 7 days
+    checkpoint_interval_ms: int = Field(default=1000, ge=10)  # read_committed readers wait for a checkpoint, so it is short
+
+    kafka_heap_mb: int = Field(default=512, ge=128)
+    registry_heap_mb: int = Field(default=192, ge=96)
+    redis_max_memory_mb: int = Field(default=512, ge=16)
+    jobmanager_heap_mb: int = Field(default=512, ge=256)
+    taskmanager_heap_mb: int = Field(default=512, ge=256)
+    taskmanager_managed_mb: int = Field(default=256, ge=64)  # RocksDB's block cache and write buffers
+
+    start_timeout_s: float = Field(default=180.0, gt=0)  # a cold start takes about 15 s on two cores; slow disks get room
+    jars_dir: Path | None = None  # None: ``jars`` of the default home, so that private stacks share one download
+    python: Path | None = None  # interpreter of the Python operators; None: the one that runs this
+
+    @classmethod
+    def on_free_ports(cls, **overrides: Any) -> Self:
+        """Settings for a private stack beside any other: every port is free unless ``overrides`` names it."""
+        return cls(**{**dict.fromkeys(PORT_FIELDS, 0), **overrides})

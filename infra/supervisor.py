@@ -1,0 +1,221 @@
+"""Keep the servers of one stack running: start them in parallel, restart what dies, stop them on SIGTERM.
+
+Runs detached as ``python -m infra.supervisor HOME``; ``infra.stack`` starts and stops it.  It never decides what a server is
+(``infra.servers``) and never removes data.  If it is killed, its servers go on, and the next ``up`` starts a supervisor that adopts them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fraud.errors import Unavailable
+from infra.jobs import JobResumer
+from infra.layout import Layout
+from infra.plan import load_plan
+from infra.processes import Identity, identify, is_alive, start, stop_groups
+from infra.records import SUPERVISOR, Phase, Record, append_event, load_record, save_record
+from infra.servers import Server, build_servers
+
+__all__ = ["Backoff", "Keeper", "run"]
+
+_POLL_S = 0.2
+_GRACE_S = 12.0  # Kafka needs a few seconds to hand over; a JVM that needs longer is stuck
+_STEADY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before the next start: doubling from ``first_s`` to ``longest_s``, from the start again after a steady run."""
+
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    steady_s: float = _STEADY_S
+    _round: int = 0
+
+    def next(self, ran_s: float) -> tuple[float, Backoff]:
+        """The pause after a run of ``ran_s`` seconds, and the state that remembers it."""
+        number = 0 if ran_s >= self.steady_s else self._round
+        return min(self.first_s * 2.0**number, self.longest_s), replace(self, _round=number + 1)
+
+
+class Keeper:
+    """Keeps one server running, on a thread of its own, until ``stopping`` is set.
+
+    ``on_ready`` is called each time a newly started process has become ready.
+    """
+
+    def __init__(self, server: Server, layout: Layout, stopping: threading.Event, on_ready: Callable[[Server], None]) -> None:
+        self.server = server
+        self._layout = layout
+        self._stopping = stopping
+        self._on_ready = on_ready
+        self._child: subprocess.Popen[bytes] | None = None
+        self._record = load_record(layout, server.name) or Record(server.name, None, "", "starting")
+
+    @property
+    def identity(self) -> Identity | None:
+        """The process that runs, or ran last."""
+        return self._record.identity
+
+    def reap(self) -> None:
+        """Collect the dead child, so that it does not linger as a zombie."""
+        if self._child is not None:
+            self._child.poll()
+
+    def mark_stopped(self) -> None:
+        """Write down that the process was stopped on purpose."""
+        self._save("stopped", pid=None, mark="")
+
+    def run(self) -> None:
+        """Start, wait until ready, wait until dead, pause, again."""
+        backoff = Backoff()
+        adopted = self._record.alive
+        if adopted:
+            self._note("adopted", f"pid {self._record.pid}")
+        while not self._stopping.is_set():
+            if not adopted and not self._start():
+                pause_s, backoff = backoff.next(0.0)
+            else:
+                became_ready = self._wait_until_ready(announce=not adopted or self._record.phase != "ready")
+                self._wait_until_dead()
+                if self._stopping.is_set():
+                    return
+                self._note_death(became_ready=became_ready)
+                pause_s, backoff = backoff.next(time.time() - self._record.started_at)
+            adopted = False
+            self._stopping.wait(pause_s)
+
+    def _start(self) -> bool:
+        self._save("starting", pid=None, mark="", detail="preparing")
+        try:
+            self._stop_leftovers()
+            self.server.prepare()
+            self._child = start(
+                self.server.argv,
+                environment=self.server.environment,
+                folder=self.server.folder,
+                log_file=self._layout.log_file(self.server.name),
+            )
+        except (Unavailable, OSError, subprocess.SubprocessError) as error:
+            self._save("backoff", failures=self._record.failures + 1, detail=str(error))
+            self._note("failed", str(error))
+            return False
+        identity = identify(self._child.pid)
+        self._save(
+            "starting",
+            pid=self._child.pid,
+            mark=identity.mark if identity else "",
+            starts=self._record.starts + 1,
+            started_at=time.time(),
+            detail="starting",
+        )
+        self._note("started", f"pid {self._child.pid}")
+        return True
+
+    def _stop_leftovers(self) -> None:
+        """Children of a killed server still hold its ports and files."""
+        identity = self._record.identity
+        if identity is not None:
+            stop_groups([identity], grace_s=1.0)
+
+    def _wait_until_ready(self, *, announce: bool) -> bool:
+        while not self._stopping.is_set() and self._is_running():
+            reason = self.server.probe(self._record.started_at)
+            if reason is None:
+                if announce:
+                    self._save("ready", failures=0, detail="")
+                    self._note("ready", f"after {time.time() - self._record.started_at:.1f} s")
+                    self._on_ready(self.server)
+                return True
+            if reason != self._record.detail:
+                self._save(self._record.phase, detail=reason)
+            self._stopping.wait(_POLL_S)
+        return False
+
+    def _wait_until_dead(self) -> None:
+        while not self._stopping.is_set() and self._is_running():
+            self._stopping.wait(_POLL_S)
+
+    def _is_running(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        identity = self._record.identity
+        return identity is not None and is_alive(identity)
+
+    def _note_death(self, *, became_ready: bool) -> None:
+        how = _describe_exit(None if self._child is None else self._child.returncode)
+        failures = 0 if became_ready else self._record.failures + 1
+        self._save("backoff", failures=failures, detail=how)
+        self._note("died", f"pid {self._record.pid}: {how}, {time.time() - self._record.started_at:.1f} s after its start")
+        self._child = None
+
+    def _save(self, phase: Phase, **changes: object) -> None:
+        self._record = replace(self._record, phase=phase, **changes)  # type: ignore[arg-type]
+        save_record(self._layout, self._record)
+
+    def _note(self, event: str, detail: str) -> None:
+        append_event(self._layout, self.server.name, event, detail)
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is None:
+        return "gone"
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+
+
+def run(home: Path) -> int:
+    """Supervise the stack that ``HOME/run/stack.json`` describes until SIGTERM; returns the exit status."""
+    layout = Layout(home)
+    plan = load_plan(layout)
+    if plan is None:
+        print(f"no plan in {layout.plan_file}", file=sys.stderr)
+        return 2
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        servers = build_servers(plan)
+    except Unavailable as error:
+        append_event(layout, SUPERVISOR, "failed", str(error))
+        raise
+    resumer = JobResumer(plan, stopping)
+    keepers = [Keeper(server, layout, stopping, resumer.notice_ready) for server in servers]
+    threads = [threading.Thread(target=work, daemon=True) for work in (*(keeper.run for keeper in keepers), resumer.run)]
+    for thread in threads:
+        thread.start()
+    append_event(layout, SUPERVISOR, "started", f"pid {os.getpid()}")
+    _watch(layout, stopping)
+    for thread in threads:
+        thread.join(timeout=10.0)  # a keeper in the middle of a start must not start one more after the sweep
+    _stop(keepers, layout)
+    return 0
+
+
+def _watch(layout: Layout, stopping: threading.Event) -> None:
+    """Wait for the signal, or for somebody to remove the plan: a stack whose folder is gone has no reason to run on."""
+    while not stopping.wait(1.0):
+        if not layout.plan_file.exists():
+            stopping.set()
+
+
+def _stop(keepers: Sequence[Keeper], layout: Layout) -> None:
+    """Flink first, since its clients of Kafka and Redis would only log errors; then all the rest."""
+    flink = [keeper for keeper in keepers if keeper.server.name.startswith(("jobmanager", "taskmanager"))]
+    for group in (flink, [keeper for keeper in keepers if keeper not in flink]):
+        identities = [keeper.identity for keeper in group if keeper.identity is not None]
+        stop_groups(identities, grace_s=_GRACE_S, reap=lambda group=group: [keeper.reap() for keeper in group])  # type: ignore[misc]
+        if layout.pids.exists():
+            for keeper in group:
+                keeper.mark_stopped()
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1])))

@@ -1,0 +1,83 @@
+"""The topics of the system and their settings; creating them is idempotent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
+
+from fraud.errors import Unavailable
+
+__all__ = ["TOPICS", "Topic", "create_topics"]
+
+_MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # a 1 MiB value must arrive, so that the job can send it to the dead letters
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic; a ``compacted`` one keeps the last value of each key for ever, the others keep a week."""
+
+    name: str
+    compacted: bool = False
+
+    def settings(self, retention_ms: int) -> dict[str, str]:
+        """Its broker-side settings.
+
+        Retention counts from arrival: with the producer's time, a replay of last year's events would be deleted as it comes in.
+        """
+        keep = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
+        return {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(_MAX_MESSAGE_BYTES), **keep}
+
+
+TOPICS = (
+    Topic("transactions"),
+    Topic("labels"),
+    Topic("rules", compacted=True),
+    Topic("models", compacted=True),
+    Topic("decisions"),
+    Topic("fraud-events"),
+    Topic("fraud_alerts"),
+    Topic("transactions.dlq"),
+    Topic("labels-applied"),
+)
+
+
+def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int) -> list[str]:
+    """Create what is missing, correct settings and partition counts of what is there (never fewer); returns the names created."""
+    client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    try:
+        existing = client.list_topics(timeout=_TIMEOUT_S).topics
+        new = [topic for topic in TOPICS if topic.name not in existing]
+        old = [topic for topic in TOPICS if topic.name in existing]
+        if new:
+            wanted = [
+                NewTopic(topic.name, num_partitions=partitions, replication_factor=1, config=topic.settings(retention_ms))
+                for topic in new
+            ]
+            _await_all(client.create_topics(wanted), accept=KafkaError.TOPIC_ALREADY_EXISTS)
+        if old:
+            _await_all(client.incremental_alter_configs([_alteration(topic, retention_ms) for topic in old]))
+        short = [NewPartitions(topic.name, partitions) for topic in old if len(existing[topic.name].partitions) < partitions]
+        if short:
+            _await_all(client.create_partitions(short))
+    except KafkaException as error:
+        raise Unavailable("kafka", f"topics could not be created: {error.args[0].str()}") from error
+    return [topic.name for topic in new]
+
+
+def _alteration(topic: Topic, retention_ms: int) -> ConfigResource:
+    entries = [
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in topic.settings(retention_ms).items()
+    ]
+    return ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
+
+
+def _await_all(futures: dict[object, object], *, accept: int | None = None) -> None:
+    for future in futures.values():
+        try:
+            future.result(timeout=_TIMEOUT_S)  # type: ignore[attr-defined]
+        except KafkaException as error:
+            if error.args[0].code() != accept:
+                raise

@@ -1,0 +1,87 @@
+"""Reading what the stream has committed: the ledger's topics from the start, or from a point, up to the last stable offset.
+
+Only committed records are seen (``read_committed``); what the fast lane says meanwhile is not the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from fraud.errors import Unavailable
+
+__all__ = ["ALERTS", "DEAD_LETTERS", "DECISIONS", "FAST_LANE", "LABELS", "LABELS_APPLIED", "TRANSACTIONS", "end_offsets", "read_to_end"]
+
+TRANSACTIONS, LABELS = "transactions", "labels"
+FAST_LANE = "decisions"
+DECISIONS, ALERTS, DEAD_LETTERS, LABELS_APPLIED = "fraud-events", "fraud_alerts", "transactions.dlq", "labels-applied"
+
+_BATCH = 2_000
+_TIMEOUT_S = 10.0
+
+
+def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Consumer:
+    """A consumer that commits nothing and belongs to no group that anybody else uses."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "fraudguard-reader",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed" if committed else "read_uncommitted",
+            "enable.partition.eof": eof,
+            "fetch.wait.max.ms": 5,  # a reader of the fast lane must not wait for the default half second
+            "queued.max.messages.kbytes": 65_536,
+        }
+    )
+
+
+def partitions_of(reader: Consumer, topics: Sequence[str]) -> list[TopicPartition]:
+    """Every partition of the topics, at its beginning; raises Unavailable when the broker or a topic is not there."""
+    try:
+        metadata = reader.list_topics(timeout=_TIMEOUT_S)
+    except KafkaException as error:
+        raise Unavailable("kafka", str(error)) from error
+    missing = [topic for topic in topics if topic not in metadata.topics]
+    if missing:
+        raise Unavailable("kafka", f"no topic {', '.join(missing)}")
+    return [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions]
+
+
+def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
+    """Where each partition ends now: the place to start reading what comes next."""
+    reader = consumer(bootstrap)
+    try:
+        places = partitions_of(reader, topics)
+        return [
+            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1]) for place in places
+        ]
+    finally:
+        reader.close()
+
+
+def read_to_end(bootstrap: str, topics: Sequence[str], start: Sequence[TopicPartition] | None = None) -> Iterator[Message]:
+    """Yield the committed records of the topics, each partition in order, up to what is stable now.
+
+    Raises:
+        Unavailable: the broker does not answer, or a topic is not there.
+    """
+    reader = consumer(bootstrap, eof=True)
+    try:
+        places = list(start) if start is not None else partitions_of(reader, topics)
+        reader.assign(places)
+        open_places = {(place.topic, place.partition) for place in places}
+        while open_places:
+            batch = reader.consume(_BATCH, timeout=_TIMEOUT_S)
+            if not batch:
+                raise Unavailable("kafka", f"no answer within {_TIMEOUT_S:g} s")
+            for message in batch:
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's own constant
+                    open_places.discard((message.topic(), message.partition()))
+                else:
+                    raise Unavailable("kafka", error.str())
+    finally:
+        reader.close()

@@ -1,0 +1,163 @@
+"""The records of the wire beside the transaction and the label: what ``avro/*.avsc`` says, as flat dataclasses.
+
+Field names and their order are those of the schemas (a test holds them together).  No logic here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from numpy.typing import NDArray
+
+import numpy as np
+
+from fraud.events import Transaction
+
+__all__ = [
+    "Alert",
+    "Contribution",
+    "DeadLetter",
+    "Decision",
+    "EntityPosition",
+    "FiredRule",
+    "LabelApplied",
+    "ModelVersion",
+    "RuleSetVersion",
+]
+
+
+@dataclass(slots=True)
+class EntityPosition:
+    """Where the log of the entity ``key`` (``tenant_id|entity_id``) of one ``kind`` stood: entries are numbered from 1."""
+
+    kind: str
+    key: str
+    seq: int
+
+
+@dataclass(slots=True)
+class FiredRule:
+    """A rule that fired; ``floor`` is the outcome it forces at least, ``mode`` is ``enabled`` or ``shadow``."""
+
+    rule_id: str
+    reason_code: str
+    severity: str
+    score: float
+    floor: str | None
+    mode: str
+    message: str
+
+
+@dataclass(slots=True)
+class Contribution:
+    """What the feature at position ``feature`` of the catalogue added to the raw score of the model."""
+
+    feature: int
+    value: float
+
+
+@dataclass(slots=True)
+class Decision:
+    """The one decision of a transaction; ``features`` is float64 in catalogue order with NaN for missing.
+
+    ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.
+    """
+
+    decision_id: str
+    tenant_id: str
+    transaction_id: str
+    event_time_ms: int
+    outcome: str
+    score: float
+    model_score: float | None
+    model_raw: float | None
+    rules_score: float | None
+    floor: str | None
+    degraded: str | None
+    late_event: bool
+    model_sha256: str | None
+    rule_set_hash: str | None
+    catalogue_version: str
+    code_version: str
+    door: str
+    features: NDArray[np.float64]
+    entities: Sequence[EntityPosition]
+    rules: Sequence[FiredRule]
+    contributions: Sequence[Contribution] | None
+    contribution_base: float | None
+    anomaly_score: float | None
+    blacklisted: Sequence[str]
+    transaction: Transaction
+    latency_ms: float | None = None
+    trace_id: str | None = None
+
+
+@dataclass(slots=True)
+class Alert:
+    """Something that a person should see; ``source`` is ``hot`` (one decision) or ``cold`` (a pattern behind the watermark)."""
+
+    alert_id: str
+    decision_id: str
+    tenant_id: str
+    transaction_id: str
+    card_id: str
+    user_id: str | None
+    reason: str
+    severity: str
+    event_time_ms: int
+    details: str
+    lat: float | None
+    lon: float | None
+    score: float | None
+    outcome: str | None
+    source: str
+
+
+@dataclass(slots=True)
+class LabelApplied:
+    """That the stream has applied a label, and the number it got in the log of each entity."""
+
+    transaction_id: str
+    tenant_id: str
+    is_fraud: bool
+    label_time_ms: int
+    transaction_time_ms: int
+    source: str
+    entities: Sequence[EntityPosition] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """An input that can never be scored: where it was, what it was, and why not; ``detail`` never contains the payload."""
+
+    origin_topic: str
+    origin_partition: int
+    origin_offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    code: str
+    detail: str
+
+
+@dataclass(slots=True)
+class RuleSetVersion:
+    """One version of the rules: ``body`` is canonical JSON, ``hash`` is the hash of it that decisions record."""
+
+    version: int
+    hash: str
+    body: str
+    author: str | None
+    created_ms: int
+
+
+@dataclass(slots=True)
+class ModelVersion:
+    """The model in force; ``sha256`` is that of the file at ``uri``."""
+
+    name: str
+    version: str
+    sha256: str
+    uri: str
+    created_ms: int

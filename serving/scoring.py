@@ -1,0 +1,194 @@
+"""The scoring use case, shared by stream and API: vectors in, decisions out.
+
+Model, rules and policy are arguments of every call, so a caller that swaps them between batches scores each batch with one of
+each.  A side that is ``None`` or fails is "down", and the degraded ladder of :mod:`fraud.decide` answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraud.catalogue import CATALOGUE
+from fraud.decide import DEFAULT_POLICY, Outcome, Policy, decide
+from fraud.events import Transaction, decision_id
+from fraud.rules import Evaluation, Fired, RuleSet, columns_of
+from serving.model import Model
+from serving.records import Alert, Contribution, Decision, EntityPosition, FiredRule
+
+__all__ = ["BLACKLIST_KINDS", "Scorer", "ScoringInput", "alert_of"]
+
+BLACKLIST_KINDS = ("card", "user", "merchant", "device", "ip")
+_SEVERITIES = ("low", "medium", "high", "critical")
+_NO_FLOORS: tuple[str | None, ...] = (None, Outcome.CHALLENGE.name, Outcome.DENY.name)
+
+
+@dataclass(slots=True)
+class ScoringInput:
+    """A batch: ``features`` is float64[B, F] in catalogue order, the sequences have one entry an event."""
+
+    transactions: Sequence[Transaction]
+    features: NDArray[np.float64]
+    late: Sequence[bool]
+    entities: Sequence[Sequence[EntityPosition]]
+    blacklisted: Sequence[Sequence[str]]
+
+
+@dataclass(slots=True)
+class _ModelAnswer:
+    raw: NDArray[np.float64] | None = None
+    calibrated: NDArray[np.float64] | None = None
+    anomaly: NDArray[np.float64] | None = None
+    anomaly_flag: NDArray[np.bool_] | None = None
+
+
+class Scorer:
+    """Turns batches into decisions.
+
+    Args:
+        door: ``stream`` or ``api``.
+        code_version: recorded in every decision.
+        policy: weights and cuts.
+    """
+
+    def __init__(self, door: str, code_version: str, policy: Policy = DEFAULT_POLICY) -> None:
+        self._door = door
+        self._code_version = code_version
+        self._policy = policy
+
+    def score(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
+        """Decide every event of a batch with one model and one rule set; ``None`` is a side that is down."""
+        answer = _ask_model(model, batch.features)
+        evaluation = _ask_rules(rules, batch, answer)
+        size = len(batch.transactions)
+        decisions = decide(
+            answer.calibrated,
+            None if evaluation is None else evaluation.score,
+            None if evaluation is None else evaluation.floor,
+            size=size,
+            policy=self._policy,
+        )
+        outcomes = decisions.outcome.tolist()
+        explained = _explain(model if answer.raw is not None else None, batch.features, outcomes)
+        reasons = [()] * size if evaluation is None else evaluation.reasons()
+        shared = {
+            "catalogue_version": CATALOGUE.version,
+            "code_version": self._code_version,
+            "door": self._door,
+            "degraded": decisions.degraded,
+            "model_sha256": model.sha256 if model is not None and answer.raw is not None else None,
+            "rule_set_hash": rules.hash if rules is not None and evaluation is not None else None,
+        }
+        scores, model_scores, raws = _listed(decisions.score), _listed(answer.calibrated), _listed(answer.raw)
+        rule_scores, floors = _listed(None if evaluation is None else evaluation.score), _floors(evaluation, size)
+        anomalies = _listed(answer.anomaly)
+        return [
+            Decision(
+                decision_id=decision_id(tx.tenant_id, tx.transaction_id),
+                tenant_id=tx.tenant_id,
+                transaction_id=tx.transaction_id,
+                event_time_ms=tx.event_time_ms,
+                outcome=Outcome(outcomes[i]).name,
+                score=scores[i],
+                model_score=model_scores[i] if model_scores else None,
+                model_raw=raws[i] if raws else None,
+                rules_score=rule_scores[i] if rule_scores else None,
+                floor=floors[i],
+                late_event=batch.late[i],
+                features=batch.features[i],
+                entities=batch.entities[i],
+                rules=[_fired(reason) for reason in reasons[i]],
+                contributions=explained[i][0] if i in explained else None,
+                contribution_base=explained[i][1] if i in explained else None,
+                anomaly_score=anomalies[i] if anomalies else None,
+                blacklisted=batch.blacklisted[i],
+                transaction=tx,
+                **shared,
+            )
+            for i, tx in enumerate(batch.transactions)
+        ]
+
+
+def _ask_model(model: Model | None, features: NDArray[np.float64]) -> _ModelAnswer:
+    if model is None:
+        return _ModelAnswer()
+    raw, calibrated = model.predict(features)
+    if model.anomaly is None:
+        return _ModelAnswer(raw, calibrated)
+    anomaly, flag = model.anomaly.evaluate(features)
+    return _ModelAnswer(raw, calibrated, anomaly, flag)
+
+
+def _ask_rules(rules: RuleSet | None, batch: ScoringInput, answer: _ModelAnswer) -> Evaluation | None:
+    if rules is None:
+        return None
+    columns: dict[str, Sequence[Any]] = columns_of(batch.transactions, rules.fields)
+    for kind in BLACKLIST_KINDS:
+        name = f"{kind}_blacklisted"
+        if name in rules.fields:
+            columns[name] = [kind in lists for lists in batch.blacklisted]
+    columns["late_event"] = batch.late
+    if answer.anomaly is not None and answer.anomaly_flag is not None:
+        columns["anomaly_score"], columns["anomaly_flag"] = answer.anomaly.tolist(), answer.anomaly_flag.tolist()
+    return rules.evaluate(batch.features, columns)
+
+
+def _explain(
+    model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]
+) -> dict[int, tuple[list[Contribution], float]]:
+    """Contributions of every event that is not allowed, by position: they cost fifty times a prediction."""
+    asked = [i for i, outcome in enumerate(outcomes) if outcome != Outcome.ALLOW]
+    if model is None or not asked:
+        return {}
+    table = model.contributions(features[asked])
+    explained = {}
+    for i, row in zip(asked, table, strict=True):
+        values = row[:-1].tolist()
+        used = [Contribution(int(feature), value) for feature, value in zip(model.columns, values, strict=True) if value != 0.0]
+        explained[i] = (used, float(row[-1]))
+    return explained
+
+
+def _fired(reason: Fired) -> FiredRule:
+    mode = "shadow" if reason.shadow else "enabled"
+    return FiredRule(reason.rule_id, reason.reason_code, reason.severity, reason.score, reason.floor, mode, reason.message)
+
+
+def _floors(evaluation: Evaluation | None, size: int) -> list[str | None]:
+    if evaluation is None:
+        return [None] * size
+    return [_NO_FLOORS[floor] for floor in evaluation.floor.tolist()]
+
+
+def _listed(values: NDArray[np.float64] | None) -> list[float]:
+    return [] if values is None else values.tolist()
+
+
+def alert_of(decision: Decision) -> Alert | None:
+    """The alert of a decision that is not ALLOW, or in which an enabled rule of high severity fired; else None."""
+    fired = sorted((rule for rule in decision.rules if rule.mode == "enabled"), key=lambda rule: -_SEVERITIES.index(rule.severity))
+    worst = fired[0].severity if fired else "medium"
+    if decision.outcome == Outcome.ALLOW.name and (not fired or _SEVERITIES.index(worst) < _SEVERITIES.index("high")):
+        return None
+    tx = decision.transaction
+    return Alert(
+        alert_id=f"alert-{decision.decision_id.removeprefix('dec-')}",
+        decision_id=decision.decision_id,
+        tenant_id=decision.tenant_id,
+        transaction_id=decision.transaction_id,
+        card_id=tx.card_id,
+        user_id=tx.user_id,
+        reason=fired[0].reason_code if fired else "MODEL_SCORE",
+        severity=max(worst, "high", key=_SEVERITIES.index) if decision.outcome == Outcome.DENY.name else worst,
+        event_time_ms=decision.event_time_ms,
+        details="; ".join(rule.message for rule in fired) or f"model score {decision.model_score}",
+        lat=tx.lat,
+        lon=tx.lon,
+        score=decision.score,
+        outcome=decision.outcome,
+        source="hot",
+    )

@@ -1,0 +1,93 @@
+"""Which rule set and which model are in force for a shard: adopted from control records, parsed or loaded once, kept by hash.
+
+A record that cannot be used is refused and what was in force stays.  The bytes that :meth:`adopt` returns are what the caller
+keeps in its state; :meth:`of` takes them back after a restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from fraud.catalogue import CATALOGUE
+from fraud.errors import InvalidEvent
+from fraud.rules import InvalidRules, RuleSet
+from serving.codec import Codec
+from serving.model import Model, ModelRefused, load_model
+
+__all__ = ["VersionedModels", "VersionedRules"]
+
+T = TypeVar("T")
+
+
+class _Versioned(Generic[T]):
+    """Shared behaviour: ``_open`` turns kept bytes into the thing itself and raises one of ``_refusals``."""
+
+    _refusals: tuple[type[Exception], ...] = (InvalidEvent,)
+
+    def __init__(self, default: bytes | None) -> None:
+        self._default = default
+        self._by_content: dict[bytes, T] = {}
+        self._in_force: dict[int, T | None] = {}
+
+    def adopt(self, shard: int, payload: bytes | None) -> bytes | None:
+        """Put a control record's content in force for a shard; returns what to keep in state, or None when it is refused."""
+        try:
+            kept = self._content(payload)
+            self._in_force[shard] = self._get(kept)
+        except self._refusals:
+            return None
+        return kept
+
+    def of(self, shard: int, load: Callable[[], bytes | None]) -> T | None:
+        """What is in force for a shard: adopted, else restored by ``load``, else the default."""
+        if shard not in self._in_force:
+            kept = load() or self._default
+            self._in_force[shard] = None if kept is None else self._get(kept)
+        return self._in_force[shard]
+
+    def _get(self, kept: bytes) -> T:
+        found = self._by_content.get(kept)
+        if found is None:
+            found = self._by_content[kept] = self._open(kept)
+        return found
+
+    def _content(self, payload: bytes | None) -> bytes:
+        raise NotImplementedError
+
+    def _open(self, kept: bytes) -> T:
+        raise NotImplementedError
+
+
+class VersionedRules(_Versioned[RuleSet]):
+    """Rule sets from records of the ``rules`` topic; what is kept is the canonical JSON."""
+
+    _refusals = (InvalidEvent, InvalidRules)
+
+    def __init__(self, codec: Codec, default_json: str | None) -> None:
+        super().__init__(None if default_json is None else default_json.encode())
+        self._codec = codec
+
+    def _content(self, payload: bytes | None) -> bytes:
+        return self._codec.decode_rule(payload).body.encode()
+
+    def _open(self, kept: bytes) -> RuleSet:
+        return RuleSet.from_json(kept, CATALOGUE.index)
+
+
+class VersionedModels(_Versioned[Model]):
+    """Models from records of the ``models`` topic; what is kept is the SHA-256, the file lies under ``models_dir``."""
+
+    _refusals = (InvalidEvent, ModelRefused)
+
+    def __init__(self, codec: Codec, models_dir: Path, default_sha256: str | None) -> None:
+        super().__init__(None if default_sha256 is None else default_sha256.encode())
+        self._codec = codec
+        self._models_dir = models_dir
+
+    def _content(self, payload: bytes | None) -> bytes:
+        return self._codec.decode_model(payload).sha256.encode()
+
+    def _open(self, kept: bytes) -> Model:
+        return load_model(self._models_dir, kept.decode())
