@@ -34,7 +34,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 if str(_ROOT) not in sys.path:
     sys.path.append(str(_ROOT))  # Feast's own command line puts only this folder on the path
 
-from feature_repo.on_demand import REQUEST_FIELDS  # noqa: E402
+from feature_repo.on_demand import REQUEST_FIELDS, VIEW  # noqa: E402
 from fraud.catalogue import CATALOGUE  # noqa: E402
 from fraud.events import KINDS  # noqa: E402
 
@@ -94,7 +94,7 @@ request = RequestSource(
     name="request", schema=[Field(name=name, dtype=_FEAST_TYPES[kind]) for name, kind in REQUEST_FIELDS.items()]
 )
 velocity_view = OnDemandFeatureView(
-    name="velocity",
+    name=VIEW,
     sources=[card_view, user_view, merchant_view, device_view, ip_view, request],
     schema=[Field(name=name, dtype=Float64) for name in CATALOGUE.names],
     mode="python",

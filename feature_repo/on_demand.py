@@ -12,7 +12,9 @@ from fraud.catalogue import CATALOGUE
 from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key
 from fraud.vector import Evaluator, evaluate_vector
 
-__all__ = ["REQUEST_FIELDS", "entity_row", "evaluate_rows"]
+__all__ = ["REQUEST_FIELDS", "VIEW", "entity_row", "evaluate_rows"]
+
+VIEW = "velocity"
 
 # What the kernel reads of a transaction besides its ids; all are given with every request, None where unknown.
 REQUEST_FIELDS: Mapping[str, type] = {
@@ -49,17 +51,25 @@ def entity_row(tx: Transaction) -> dict[str, Any]:
 def evaluate_rows(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[float]]:
     """Evaluate the catalogue for each row of Feast's columns; NaN is missing, exactly as in the vector.
 
+    Each feature comes under its name and under ``velocity__name``: asked for full names, Feast picks those out of a Python
+    view's result and drops what it cannot find.
+
     Raises:
         InvalidEvent: a row is not a transaction that can be scored, e.g. for its currency.
         ValueError: a state is damaged or of another version.
     """
     if "card_key" not in columns:
         # Feast infers the schema from made-up values without keys when it applies: there is nothing to evaluate.
-        return {name: [float("nan")] for name in CATALOGUE.names}
+        return _named([[float("nan")] * CATALOGUE.size])
     evaluator = Evaluator()
     rows = range(len(columns["card_key"]))
     vectors = [evaluate_vector(_transaction(columns, row), _states(columns, row), evaluator).tolist() for row in rows]
-    return {name: [vector[column] for vector in vectors] for column, name in enumerate(CATALOGUE.names)}
+    return _named(vectors)
+
+
+def _named(vectors: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    columns = dict(zip(CATALOGUE.names, map(list, zip(*vectors, strict=True)), strict=True))
+    return columns | {f"{VIEW}__{name}": values for name, values in columns.items()}
 
 
 def _transaction(columns: Mapping[str, Sequence[Any]], row: int) -> Transaction:

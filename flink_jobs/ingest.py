@@ -22,7 +22,8 @@ from fraud.catalogue import EVENT_FEATURES
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key, hash64
 from fraud.vector import Evaluator, event_row
-from serving.codec import Codec
+from serving.codec import MAX_VALUE_BYTES, Codec
+from serving.dead_letters import storable_transaction
 from serving.enrich import Enricher
 from serving.records import DeadLetter
 from serving.validate import Validator
@@ -172,11 +173,17 @@ class Ingest:
             origin_offset=record.offset,
             timestamp_ms=record.timestamp_ms,
             key=record.key,
-            value=record.value,
+            value=self._storable(record),
             code=error.code,
             detail=error.detail,
         )
         return self._codec.encode_dead_letter(letter)
+
+    def _storable(self, record: Record) -> bytes | None:
+        """What of a refused value may be kept; the record itself stays where the dead letter's origin points."""
+        if record.source != "labels":
+            return storable_transaction(record.value, self._codec, self._enricher)
+        return record.value if record.value is not None and len(record.value) <= MAX_VALUE_BYTES // 2 else None
 
     def _progress_of(self, shard: int, states: ByteMap) -> Progress:
         progress = self._progress.get(shard)

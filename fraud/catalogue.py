@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud import kernel as k
+from fraud.currency import RATES_VERSION
 from fraud.events import KINDS, Kind
 
 __all__ = ["CATALOGUE", "EVENT_FEATURES", "Catalogue", "Entry", "UnknownFeature"]
@@ -54,8 +55,9 @@ _TX = "events"
 _MINOR = "minor units of USD"
 _RATIO = "ratio"
 _FLAG = "0 or 1"
-_FOLDED = f"exact while the windows reach at most {HEAD_CAP // 2} events back, else off by at most the content of one edge bucket of 1 h"
-_HEAD_ONLY = f"exact while the window holds at most {HEAD_CAP // 2} events, else counts the newest {HEAD_CAP // 2} or more of them"
+# Both bounds count events back from the entity's newest, so for a late event the ones after it count too.
+_FOLDED = f"exact over the newest {HEAD_CAP // 2} events of the entity, else off by at most the content of one edge bucket of 1 h"
+_HEAD_ONLY = f"exact over the newest {HEAD_CAP // 2} events of the entity, else a lower bound that leaves out older ones"
 
 # Written by fraud.vector.event_features in this order.
 EVENT_FEATURES: tuple[Entry, ...] = (
@@ -110,12 +112,24 @@ _WINDOWED: Mapping[str, _Aggregate] = {
     "zscore_amount": _Aggregate(
         k.A_ZSCORE, "standard deviations", "amount against the earlier ones", "fewer than two earlier, or all equal", persons_only=True
     ),
-    "ratio_mean_amount": _Aggregate(k.A_RATIO_MEAN, _RATIO, "amount over the mean of the earlier ones", _FIRST, bound=_FOLDED),
+    "ratio_mean_amount": _Aggregate(
+        k.A_RATIO_MEAN, _RATIO, "amount over the mean of the earlier ones", f"{_FIRST}, or their mean is 0", bound=_FOLDED
+    ),
     "ratio_median_amount": _Aggregate(
-        k.A_RATIO_MEDIAN, _RATIO, "amount over the median of the earlier ones", _FIRST, need=k.NEED_ORDER, persons_only=True
+        k.A_RATIO_MEDIAN,
+        _RATIO,
+        "amount over the median of the earlier ones",
+        f"{_FIRST}, or their median is 0",
+        need=k.NEED_ORDER,
+        persons_only=True,
     ),
     "ratio_p95_amount": _Aggregate(
-        k.A_RATIO_P95, _RATIO, "amount over the 95th percentile of the earlier ones", _FIRST, need=k.NEED_ORDER, persons_only=True
+        k.A_RATIO_P95,
+        _RATIO,
+        "amount over the 95th percentile (nearest rank) of the earlier ones",
+        f"{_FIRST}, or that percentile is 0",
+        need=k.NEED_ORDER,
+        persons_only=True,
     ),
     "count_fraud": _Aggregate(k.A_FRAUD, _TX, "transactions of the window labelled fraud by now", bound=_HEAD_ONLY),
 }
@@ -168,10 +182,10 @@ _ALIASES: Mapping[str, str] = {
 }
 
 _UNIT_MS = {"s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
-_DURATION = r"(\d+)([smhd])"
-_WINDOWED_NAME = re.compile(rf"^({'|'.join(KINDS)})_({'|'.join(_WINDOWED)})_{_DURATION}$")
-_DELAYED_NAME = re.compile(rf"^({'|'.join(KINDS)})_({'|'.join(_DELAYED)})_delayed{_DURATION}_{_DURATION}$")
-_WINDOWLESS_NAME = re.compile(rf"^({'|'.join(KINDS)})_({'|'.join(_WINDOWLESS)})$")
+_DURATION = r"([0-9]{1,9})([smhd])"
+_WINDOWED_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_WINDOWED)})_{_DURATION}")
+_DELAYED_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_DELAYED)})_delayed{_DURATION}_{_DURATION}")
+_WINDOWLESS_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_WINDOWLESS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +224,15 @@ def _retention_ms(kind: Kind) -> int:
 
 
 def _parse(name: str) -> _Feature:
-    if match := _WINDOWED_NAME.match(name):
+    if match := _WINDOWED_NAME.fullmatch(name):
         entity, aggregate, number, unit = match.groups()
         feature = _Feature(name, Kind[entity.upper()], _WINDOWED[aggregate], _duration_ms(number, unit))
-    elif match := _DELAYED_NAME.match(name):
+    elif match := _DELAYED_NAME.fullmatch(name):
         entity, aggregate, number, unit, delay_number, delay_unit = (*match.groups()[:2], *match.groups()[4:], *match.groups()[2:4])
         feature = _Feature(
             name, Kind[entity.upper()], _DELAYED[aggregate], _duration_ms(number, unit), _duration_ms(delay_number, delay_unit)
         )
-    elif match := _WINDOWLESS_NAME.match(name):
+    elif match := _WINDOWLESS_NAME.fullmatch(name):
         entity, aggregate = match.groups()
         feature = _Feature(name, Kind[entity.upper()], _WINDOWLESS[aggregate])
     else:
@@ -238,6 +252,8 @@ def _checked(feature: _Feature) -> _Feature:
         raise UnknownFeature(f"{feature.name}: reaches {reach_ms / DAY_MS:g} d back, the {feature.kind.name.lower()} log keeps {limit_ms / DAY_MS:g} d")
     if feature.window_ms == 0 and aggregate.code < k.A_SECONDS_SINCE_PREVIOUS:
         raise UnknownFeature(f"{feature.name}: the window is empty")
+    if feature.delay_ms == 0 and aggregate.code in (k.A_DELAYED_COUNT, k.A_DELAYED_RISK):
+        raise UnknownFeature(f"{feature.name}: a delay of 0 is no delay")
     return feature
 
 
@@ -275,8 +291,8 @@ class Catalogue:
     @cached_property
     def version(self) -> str:
         """Changes whenever a name, a place or the meaning of a feature changes: first 16 hex digits of a SHA-256."""
-        text = "\n".join(f"{e.name}|{e.unit}|{e.doc}|{e.missing}|{e.bound}" for e in self.entries)
-        return sha256(text.encode()).hexdigest()[:16]
+        lines = [f"{e.name}|{e.unit}|{e.doc}|{e.missing}|{e.bound}" for e in self.entries]
+        return sha256("\n".join([f"rates {RATES_VERSION}", *lines]).encode()).hexdigest()[:16]
 
 
 def _slices(parsed: Mapping[Kind, Sequence[_Feature]]) -> Iterable[slice]:

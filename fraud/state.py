@@ -25,6 +25,7 @@ STATE_VERSION = 1
 
 _HAS_A, _HAS_B, _HAS_LATLON, _HAS_PACKED, _HAS_TX, _SAME_B, _SAME_LATLON, _SAME_PACKED = (1 << bit for bit in range(8))
 _MAX_VARINT, _MAX_ENTRY = 10, 1 + 2 * 10 + 4 * 8 + 10
+_MAX_SEQ = 1 << 62  # nothing that is counted runs over
 
 
 @njit("int64(uint8[::1], int64, uint64)", cache=True)
@@ -111,7 +112,8 @@ def _encode(state: NDArray[np.int64], kind: int, out: NDArray[np.uint8]) -> int:
     return at
 
 
-# The readers take and return a position; a position past the end, or a varint that does not end, becomes -1 and stays -1.
+# The readers take and return a position; a position past the end, or a varint that does not end or is longer than it need be,
+# becomes -1 and stays -1.
 
 
 @njit("UniTuple(int64, 2)(uint8[::1], int64)", cache=True)
@@ -124,6 +126,9 @@ def _get_varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
         value |= np.uint64(byte & np.uint8(127)) << shift
         at += 1
         if byte < 128:
+            # one value has one encoding, and the tenth byte holds the 64th bit
+            if (byte == 0 and shift > 0) or (shift == 63 and byte > 1):
+                return -1, 0
             return at, np.int64(value)
         shift += np.uint64(7)
     return -1, 0
@@ -146,67 +151,118 @@ def _get_raw(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     return at + 8, np.int64(value)
 
 
-@njit("Tuple((int64, int64[::1]))(uint8[::1])", cache=True)
-def _decode(data: NDArray[np.uint8]) -> Any:
-    empty = np.empty(0, dtype=np.int64)
+@njit("int64(int64, int64, int64, int64, boolean)", cache=True)
+def _bytes_with(n: int, least: int, used: int, size: int, allowed: bool) -> int:
+    """``used`` and the bytes of ``n`` entries of at least ``least`` bytes; more than ``size`` for a section that cannot be."""
+    if n < 0 or n > size or (n > 0 and not allowed):
+        return size + 1
+    return used + n * least
+
+
+@njit("UniTuple(int64, 2)(int64[::1], uint8[::1], int64, int64, int64)", cache=True)
+def _decode_log(state: NDArray[np.int64], data: NDArray[np.uint8], at: int, word: int, n_log: int) -> tuple[int, int]:
+    before, b, latlon, packed = 0, 0, MISSING, 0
+    for i in range(n_log):
+        if at < 0 or at >= data.shape[0]:
+            return -1, 0
+        flags = np.int64(data[at])
+        at, difference = _get_signed(data, at + 1)
+        t = before + difference
+        at, state[word + k.L_AMOUNT] = _get_signed(data, at)
+        sound = i == 0 or t >= before
+        before = t
+        state[word + k.L_T] = t
+        if flags & _HAS_A:
+            at, state[word + k.L_A] = _get_raw(data, at)
+            sound &= state[word + k.L_A] != 0
+        # a column is new or the same as in the entry before that had one, not both, and never "the same" as nothing
+        if flags & _HAS_B:
+            last = b
+            at, b = _get_raw(data, at)
+            sound &= b not in (last, 0) and flags & _SAME_B == 0
+        sound &= flags & _SAME_B == 0 or b != 0
+        state[word + k.L_B] = b if flags & (_HAS_B | _SAME_B) else 0
+        if flags & _HAS_LATLON:
+            last = latlon
+            at, latlon = _get_raw(data, at)
+            sound &= latlon not in (last, MISSING) and flags & _SAME_LATLON == 0
+        sound &= flags & _SAME_LATLON == 0 or latlon != MISSING
+        state[word + k.L_LATLON] = latlon if flags & (_HAS_LATLON | _SAME_LATLON) else MISSING
+        if flags & _HAS_PACKED:
+            last = packed
+            at, packed = _get_varint(data, at)
+            sound &= packed not in (last, 0) and flags & _SAME_PACKED == 0
+        sound &= flags & _SAME_PACKED == 0 or packed != 0
+        state[word + k.L_PACKED] = packed if flags & (_HAS_PACKED | _SAME_PACKED) else 0
+        if flags & _HAS_TX:
+            at, state[word + k.L_TX] = _get_raw(data, at)
+            sound &= state[word + k.L_TX] != 0
+        if not sound:
+            return -1, 0
+        word += k.W_LOG
+    return at, before
+
+
+@njit("Tuple((int64, int64[::1]))(uint8[::1], boolean)", cache=True)
+def _decode(data: NDArray[np.uint8], person: bool) -> Any:
+    """Position of the end and the state; -1 for what ``_encode`` cannot have written.
+
+    The kernel trusts a state (sorted, counted, of its kind): whatever it relies on for memory safety is checked here.
+    """
+    size = data.shape[0]
+    nothing = np.empty(0, dtype=np.int64)
     header = np.zeros(6, dtype=np.int64)
     at = 2
     for i in range(6):
         at, header[i] = _get_varint(data, at)
-    # an entry of any section takes at least a byte, so these bounds also bound the memory that garbage can ask for
-    for i in range(1, 5):
-        if header[i] < 0 or header[i] > data.shape[0]:
-            return -1, empty
-    n_log, n_labels, n_seen, n_buckets = header[1], header[2], header[3], header[4]
+    seq, n_log, n_labels, n_seen, n_buckets, total_count = header
+    # the least bytes of an entry bound the memory that garbage can ask for
+    used = _bytes_with(n_log, 3, 0, size, True)
+    used = _bytes_with(n_labels, 9, used, size, True)
+    used = _bytes_with(n_seen, 8, used, size, person)
+    used = _bytes_with(n_buckets, 4, used, size, not person)
+    if at < 0 or used > size or not 0 <= total_count <= seq < _MAX_SEQ:
+        return -1, nothing
     state = k._allocate(n_labels, n_seen, n_buckets, n_log + 1)  # noqa: SLF001 - the codec is the kernel's other half
-    state[k.H_SEQ], state[k.H_LOG], state[k.H_LABELS] = header[0], n_log, n_labels
-    state[k.H_SEEN], state[k.H_BUCKETS], state[k.H_TOTAL_COUNT] = n_seen, n_buckets, header[5]
+    state[k.H_SEQ], state[k.H_LOG], state[k.H_LABELS] = seq, n_log, n_labels
+    state[k.H_SEEN], state[k.H_BUCKETS], state[k.H_TOTAL_COUNT] = n_seen, n_buckets, total_count
     at, state[k.H_TOTAL_SUM] = _get_signed(data, at)
     at, state[k.H_MAX_T] = _get_signed(data, at)
     at, state[k.H_FIRST_T] = _get_signed(data, at)
     at, state[k.H_FOLDED_T] = _get_signed(data, at)
-    word, before, difference = k.HEADER, 0, 0
-    for _ in range(n_labels):
+    word, before, applied = k.HEADER, 0, n_log + n_labels
+    for i in range(n_labels):
         at, difference = _get_signed(data, at)
-        before += difference
-        state[word] = before
+        t = before + difference
+        if i > 0 and t < before:
+            return -1, nothing
+        state[word] = before = t
         at, state[word + 1] = _get_raw(data, at)
         word += k.W_LABEL
     for _ in range(n_seen):
         at, state[word] = _get_raw(data, at)
+        if state[word] == 0:
+            return -1, nothing
         word += k.W_SEEN
     before = 0
-    for _ in range(n_buckets):
+    for i in range(n_buckets):
         at, difference = _get_signed(data, at)
-        before += difference
-        state[word] = before
+        t = before + difference
+        if i > 0 and t <= before:
+            return -1, nothing
+        state[word] = before = t
         at, state[word + 1] = _get_varint(data, at)
         at, state[word + 2] = _get_signed(data, at)
         at, state[word + 3] = _get_varint(data, at)
+        for column in (1, 3):
+            # what was applied is not more than the number of the log, which also keeps the sum from running over
+            if state[word + column] < 0 or state[word + column] > seq - applied:
+                return -1, nothing
+            applied += state[word + column]
         word += k.W_BUCKET
-    before, b, latlon, packed = 0, 0, MISSING, 0
-    for _ in range(n_log):
-        if at < 0 or at >= data.shape[0]:
-            return -1, empty
-        flags = np.int64(data[at])
-        at, difference = _get_signed(data, at + 1)
-        before += difference
-        state[word + k.L_T] = before
-        at, state[word + k.L_AMOUNT] = _get_signed(data, at)
-        if flags & _HAS_A:
-            at, state[word + k.L_A] = _get_raw(data, at)
-        if flags & _HAS_B:
-            at, b = _get_raw(data, at)
-        state[word + k.L_B] = b if flags & (_HAS_B | _SAME_B) else 0
-        if flags & _HAS_LATLON:
-            at, latlon = _get_raw(data, at)
-        state[word + k.L_LATLON] = latlon if flags & (_HAS_LATLON | _SAME_LATLON) else MISSING
-        if flags & _HAS_PACKED:
-            at, packed = _get_varint(data, at)
-        state[word + k.L_PACKED] = packed if flags & (_HAS_PACKED | _SAME_PACKED) else 0
-        if flags & _HAS_TX:
-            at, state[word + k.L_TX] = _get_raw(data, at)
-        word += k.W_LOG
+    at, newest = _decode_log(state, data, at, word, n_log)
+    if at < 0 or applied > seq or (n_log > 0 and newest > state[k.H_MAX_T]):
+        return -1, nothing
     return at, state
 
 
@@ -222,7 +278,8 @@ def decode_state(data: bytes, kind: Kind) -> NDArray[np.int64]:
     """Decode an entity's state; raises ValueError when it is not one of this kind and version, or is cut short."""
     if len(data) < 2 or data[0] != STATE_VERSION or data[1] != int(kind):
         raise ValueError(f"not a version {STATE_VERSION} state of a {kind.name.lower()}: starts with {data[:2].hex() or 'nothing'}")
-    end, state = _decode(np.frombuffer(bytearray(data), dtype=np.uint8))  # writable, as the signature says
+    # a copy in a bytearray, because the compiled signature takes writable memory
+    end, state = _decode(np.frombuffer(bytearray(data), dtype=np.uint8), kind in (Kind.CARD, Kind.USER))
     if end != len(data):
         raise ValueError(f"state of a {kind.name.lower()} is damaged: {len(data)} bytes")
     return state  # type: ignore[no-any-return]

@@ -40,8 +40,11 @@ def channel_flags(channel: str | None) -> int:
     return k.FLAG_CARD_PRESENT if channel in _CARD_PRESENT else k.FLAG_CARD_NOT_PRESENT
 
 
-def _e6(degrees: float | None) -> int:
-    return MISSING if degrees is None else round(degrees * 1e6)
+def _e6(lat: float | None, lon: float | None) -> tuple[int, int]:
+    """Both coordinates in millionths of a degree; missing together, and (0, 0) is missing."""
+    if lat is None or lon is None or lat == 0.0 == lon:
+        return MISSING, MISSING
+    return round(lat * 1e6), round(lon * 1e6)
 
 
 def event_row(tx: Transaction, row: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -58,15 +61,12 @@ def event_row(tx: Transaction, row: NDArray[np.int64] | None = None) -> NDArray[
         tenant_hash(tenant, tx.merchant_id),
         tenant_hash(tenant, tx.device_id),
         tenant_hash(tenant, tx.ip_hash),
-        _e6(tx.lat),
-        _e6(tx.lon),
+        *_e6(tx.lat, tx.lon),
         pack_country(tx.country),
         MISSING if tx.merchant_mcc is None else tx.merchant_mcc,
         channel_flags(tx.channel) | (k.FLAG_DECLINED if tx.declined else 0),
-        _e6(tx.billing_lat),
-        _e6(tx.billing_lon),
-        _e6(tx.ip_lat),
-        _e6(tx.ip_lon),
+        *_e6(tx.billing_lat, tx.billing_lon),
+        *_e6(tx.ip_lat, tx.ip_lon),
         pack_country(tx.ip_country),
         pack_country(tx.card_country),
         pack_country(tx.merchant_country),

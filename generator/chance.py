@@ -51,4 +51,5 @@ def unit(hashed: NDArray[np.uint64]) -> NDArray[np.float64]:
 def choice_by_weight(weights: ArrayLike, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of the weighted choice that each number in [0, 1) makes."""
     cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
-    return np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), len(cumulative) - 1)
+    chosen: NDArray[np.int64] = np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), len(cumulative) - 1)
+    return chosen

@@ -24,7 +24,8 @@ class Category:
         sigma: standard deviation of the logarithm of the amount.
         shop_weight: how common it is among physical merchants, 0 = none.
         online_weight: how common it is among online merchants, 0 = none.
-        tags: what frauds look for: ``tester`` (cheap, delivered at once), ``resale`` (dear, easily sold on), ``money`` (moves money).
+        tags: what frauds look for: ``tester`` (cheap, delivered at once), ``resale`` (dear, easily sold on), ``money``
+            (moves money).
     """
 
     name: str

@@ -20,7 +20,22 @@ __all__ = ["INSTANCE", "to_frame"]
 
 INSTANCE = "scenario_instance"
 
-_BEFORE = ("North", "Silver", "Harbour", "Green", "Old Town", "Bright", "Corner", "Royal", "Maple", "Blue", "Summit", "Lantern", "River", "Copper")
+_BEFORE = (
+    "North",
+    "Silver",
+    "Harbour",
+    "Green",
+    "Old Town",
+    "Bright",
+    "Corner",
+    "Royal",
+    "Maple",
+    "Blue",
+    "Summit",
+    "Lantern",
+    "River",
+    "Copper",
+)
 _AFTER = ("House", "& Co", "Point", "Works", "Market", "Place", "Line", "Lane", "Union", "Yard", "Gate")
 
 
@@ -46,7 +61,9 @@ def to_frame(population: Population, traffic: Traffic, *, key: int, batch_id: st
         "tenant_id": pl.repeat("default", n, eager=True),
         "card_id": _hexadecimal("crd_", traffic.card),
         "merchant_id": _merchant_ids(len(merchants.category)).gather(traffic.merchant),
-        "amount_minor": pl.Series(np.maximum(1, np.rint(traffic.cents / places.cents_per_minor[merchant_country])).astype(np.int64)),
+        "amount_minor": pl.Series(
+            np.maximum(1, np.rint(traffic.cents / places.cents_per_minor[merchant_country])).astype(np.int64)
+        ),
         "currency": _words(places.country_currency, merchant_country),
         "event_time_ms": pl.Series(traffic.time_ms),
         "user_id": _user_ids(population.users).gather(traffic.user),
@@ -56,7 +73,9 @@ def to_frame(population: Population, traffic: Traffic, *, key: int, batch_id: st
         "channel": _words(CHANNELS, traffic.channel),
         "declined": pl.Series(traffic.declined),
         "merchant_name": _merchant_names(population).gather(traffic.merchant),
-        "merchant_mcc": pl.Series(np.array([category.mcc for category in CATEGORIES], dtype=np.int32)[merchants.category[traffic.merchant]]),
+        "merchant_mcc": pl.Series(
+            np.array([category.mcc for category in CATEGORIES], dtype=np.int32)[merchants.category[traffic.merchant]]
+        ),
         "merchant_country": _words(places.country_code, merchant_country),
         "lat": _degrees(traffic.lat),
         "lon": _degrees(traffic.lon),
@@ -121,7 +140,8 @@ def _digits(numbers: NDArray[np.uint64], shift: int) -> pl.Series:
 
 
 def _hexadecimal(prefix: str, tokens: NDArray[np.uint64], none: NDArray[np.bool_] | None = None) -> pl.Series:
-    text = prefix + _digits(tokens, 32) + _digits(tokens, 16) + _digits(tokens, 0)
+    parts = {f"d{shift}": _digits(tokens, shift) for shift in (32, 16, 0)}
+    text = pl.DataFrame(parts).select(pl.format(prefix + "{}{}{}", *parts)).to_series()
     return text if none is None else text.set(pl.Series(none), None)
 
 

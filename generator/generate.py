@@ -73,7 +73,16 @@ def generate(
     """
     population = build_population(seed, users, merchants)
     key = key_of(seed, "generate", n, start_ms, duration_ms)
-    traffic = _draw(population, key, n, start_ms, duration_ms, fraud_rate, scenarios, scenario_span_ms)
+    traffic = _draw(
+        population,
+        key,
+        n,
+        start_ms=start_ms,
+        duration_ms=duration_ms,
+        fraud_rate=fraud_rate,
+        scenarios=scenarios,
+        span_ms=scenario_span_ms,
+    )
     return to_frame(population, traffic, key=key, batch_id=_batch_id(key), with_instance=with_instance)
 
 
@@ -95,7 +104,7 @@ def demo_traffic(
     population = build_population(seed, users, merchants)
     key = key_of(seed, "demo", start_ms, repr(duration_s), repr(rate))
     n, duration_ms = round(duration_s * rate), round(duration_s * 1000)
-    traffic = _draw(population, key, n, start_ms, duration_ms, fraud_rate, SCENARIOS, min(DEMO_SPAN_MS, duration_ms))
+    traffic = _draw(population, key, n, start_ms=start_ms, duration_ms=duration_ms, fraud_rate=fraud_rate, span_ms=DEMO_SPAN_MS)
     return to_frame(population, traffic, key=key, batch_id=_batch_id(key), with_instance=with_instance)
 
 
@@ -135,12 +144,29 @@ def demo_history(
     first_ms, length_ms = start_ms - days * DAY_MS, days * DAY_MS - 3_600_000
     busy_rows = round(rows * busy_share)
     minutes = max(1, round(busy_rows / (rate * 60))) if busy_rows else 0
-    parts = [_draw(population, key_of(key, "quiet"), rows - busy_rows, first_ms, length_ms, fraud_rate, SCENARIOS, None)]
+    parts = [
+        _draw(
+            population,
+            key_of(key, "quiet"),
+            rows - busy_rows,
+            start_ms=first_ms,
+            duration_ms=length_ms,
+            fraud_rate=fraud_rate,
+        )
+    ]
     for minute in range(minutes):
         n = busy_rows // minutes + (minute < busy_rows % minutes)
-        begin_ms = first_ms + length_ms * minute // minutes
-        duration_ms = max(1, round(n / rate * 1000))
-        parts.append(_draw(population, key_of(key, "busy", minute), n, begin_ms, duration_ms, fraud_rate, SCENARIOS, DEMO_SPAN_MS))
+        parts.append(
+            _draw(
+                population,
+                key_of(key, "busy", minute),
+                n,
+                start_ms=first_ms + length_ms * minute // minutes,
+                duration_ms=max(1, round(n / rate * 1000)),
+                fraud_rate=fraud_rate,
+                span_ms=DEMO_SPAN_MS,
+            )
+        )
     traffic = Traffic.concatenate(_with_distinct_instances(parts)).in_order()
     return to_frame(population, traffic, key=key, batch_id=_batch_id(key), with_instance=with_instance)
 
@@ -204,13 +230,19 @@ def labels(
         source=pl.col("scenario").replace_strict(_SOURCES, default="chargeback"),
     ).filter(pl.Series(fraud | cleared))
     known = known.with_columns(source=pl.when("is_fraud").then("source").otherwise(pl.lit("analyst")))
-    return known.rename({"event_time_ms": "transaction_time_ms"}).select(LABEL_SCHEMA.names()).sort("label_time_ms", maintain_order=True)
+    return (
+        known.rename({"event_time_ms": "transaction_time_ms"})
+        .select(LABEL_SCHEMA.names())
+        .sort("label_time_ms", maintain_order=True)
+    )
 
 
 def _delays_of(scenario: pl.Series, delays_h: Mapping[str, tuple[float, float]]) -> tuple[Floats, Floats]:
     """Median and spread of the delay of each row; legitimate rows and unknown scenarios have the common one."""
     median, sigma = (
-        scenario.replace_strict({name: delay[part] for name, delay in delays_h.items()}, default=_OTHER_DELAY_H[part], return_dtype=pl.Float64)
+        scenario.replace_strict(
+            {name: delay[part] for name, delay in delays_h.items()}, default=_OTHER_DELAY_H[part], return_dtype=pl.Float64
+        )
         for part in (0, 1)
     )
     return median.fill_null(_OTHER_DELAY_H[0]).to_numpy(), sigma.fill_null(_OTHER_DELAY_H[1]).to_numpy()
@@ -232,8 +264,8 @@ def summary(frame: pl.DataFrame) -> Summary:
     """Count a frame of labelled transactions."""
     counts = frame["scenario"].drop_nulls().value_counts()
     rows, fraud = frame.height, int(frame["is_fraud"].sum())
-    times = frame["event_time_ms"]
-    duration_s = (times.max() - times.min()) / 1000 if rows else 0.0  # type: ignore[operator]
+    times = frame["event_time_ms"].to_numpy()
+    duration_s = float(np.ptp(times)) / 1000 if rows else 0.0
     return Summary(
         rows=rows,
         fraud=fraud,
@@ -248,11 +280,12 @@ def _draw(
     population: Population,
     key: int,
     n: int,
+    *,
     start_ms: int,
     duration_ms: int,
     fraud_rate: float,
-    scenarios: Sequence[str],
-    span_ms: int | None,
+    scenarios: Sequence[str] = SCENARIOS,
+    span_ms: int | None = None,
 ) -> Traffic:
     """Draw legitimate and fraudulent payments together, in order of time."""
     if n < 0 or duration_ms < 1 or not 0.0 <= fraud_rate <= 1.0:

@@ -38,7 +38,7 @@ def legitimate_traffic(population: Population, rng: np.random.Generator, n: int,
     card = card + np.where(other, rng.integers(0, 1 << 30, n) % population.card_count[user], 0)
     cents = ordinary_cents(population, rng, user, merchant)
 
-    traffic = card_payments(population, time_ms, card, merchant, cents, 0)
+    traffic = card_payments(population, time_ms=time_ms, card=card, merchant=merchant, cents=cents, channel=POS)
     cash = _IS_CASH[population.merchants.category[merchant]]
     contactless = (cents < 100_00) & (rng.random(n) < 0.5)
     traffic.channel = np.where(online, ECOM, np.where(cash, ATM, np.where(contactless, CONTACTLESS, POS)))
@@ -65,7 +65,8 @@ def ordinary_cents(population: Population, rng: np.random.Generator, user: Ints,
     spread = rng.random(len(user))
     cents = np.where(cents < MIN_CENTS, MIN_CENTS * (1 + spread), cents)
     cents = np.where(cents > MAX_CENTS, MAX_CENTS * (0.5 + 0.5 * spread), cents)
-    return np.floor(cents).astype(np.int64)
+    whole: Ints = np.floor(cents).astype(np.int64)
+    return whole
 
 
 def _who_and_when(population: Population, rng: np.random.Generator, n: int, start_ms: int, duration_ms: int) -> tuple[Ints, Ints]:
@@ -75,14 +76,17 @@ def _who_and_when(population: Population, rng: np.random.Generator, n: int, star
     missing = n
     while missing > 0:
         draws = int(missing * 2.2) + 16
-        user = np.searchsorted(population.activity, rng.random(draws), side="right")
+        user = population.activity[rng.integers(0, len(population.activity), draws)].astype(np.int64)
         time_ms = start_ms + (rng.random(draws) * duration_ms).astype(np.int64)
         local_ms = time_ms + population.places.city_offset_ms[population.home_city[user]]
         awake = rng.random(draws) < _RHYTHM[local_ms % _DAY_MS // _HOUR_MS]
         users.append(user[awake][:missing])
         times.append(time_ms[awake][:missing])
         missing -= len(users[-1])
-    user, time_ms = np.concatenate(users) if users else np.zeros(0, np.int64), np.concatenate(times) if times else np.zeros(0, np.int64)
+    user, time_ms = (
+        np.concatenate(users) if users else np.zeros(0, np.int64),
+        np.concatenate(times) if times else np.zeros(0, np.int64),
+    )
     order = np.argsort(time_ms, kind="stable")
     return user[order], time_ms[order]
 
@@ -92,7 +96,8 @@ def _shop(population: Population, rng: np.random.Generator, user: Ints, city: In
     merchants = population.merchants
     known = np.maximum(city, 0)
     place = _pick(rng, key_of(population.seed, "favourite shop"), user, known, rng.random(len(user)))
-    return merchants.first_shop[known] + np.floor(place * merchants.shop_count[known]).astype(np.int64)
+    shop: Ints = merchants.first_shop[known] + np.floor(place * merchants.shop_count[known]).astype(np.int64)
+    return shop
 
 
 def _online_merchant(population: Population, rng: np.random.Generator, user: Ints) -> Ints:
@@ -101,10 +106,11 @@ def _online_merchant(population: Population, rng: np.random.Generator, user: Int
     abroad = choice_by_weight(population.places.country_weight, rng.random(n))
     country = np.where(rng.random(n) < 0.85, population.home_country[user], abroad)
     place = _pick(rng, key_of(population.seed, "favourite site"), user, country, rng.random(n))
-    return merchants.first_online[country] + np.floor(place * merchants.online_count[country]).astype(np.int64)
+    merchant: Ints = merchants.first_online[country] + np.floor(place * merchants.online_count[country]).astype(np.int64)
+    return merchant
 
 
 def _pick(rng: np.random.Generator, key: int, user: Ints, place: Ints, chance: Floats) -> NDArray[np.float64]:
-    """Positions in [0, 1) in a list of merchants: a favourite of the user in that place, or a new one with a taste for the first."""
+    """Positions in [0, 1) in a list of merchants: mostly a favourite of the user in that place, else the first ones more often."""
     favourite = unit(mix(key, user, place, np.floor(_FAVOURITES * rng.random(len(user)) ** 2).astype(np.int64)))
     return np.where(chance < 0.75, favourite, rng.random(len(user)) ** 1.4)

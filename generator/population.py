@@ -33,6 +33,7 @@ _TRIP_CHANCE, _TRIP_ABROAD = 0.20, 0.35
 _TRIP_KMH, _TRIP_DELAY_H = 650.0, 3.0
 _PHONE_SLOT_MS = 30 * DAY_MS
 _NEW_PHONE_CHANCE = 0.06
+_VPN_SHARE = 0.04
 _SHARED_ADDRESSES = 40  # carrier-grade NAT exits a country
 
 
@@ -69,7 +70,7 @@ class Population:
     Attributes:
         seed: what everything is derived from.
         home_city: ``int64[users]``; ``home_lat`` and ``home_lon`` in degrees are also the billing address.
-        activity: cumulative share of payments by user, ends in 1.
+        activity: ``int32[2^k]``, users as often as they pay: a uniform draw from it is a user by activity.
         price_level: ``float64[users]``, factor on amounts.
         online_share: ``float64[users]``, share of payments online.
         home_address: ``int64[users]``, IPv4.
@@ -82,7 +83,7 @@ class Population:
     home_city: Ints
     home_lat: Floats
     home_lon: Floats
-    activity: Floats
+    activity: NDArray[np.int32]
     price_level: Floats
     online_share: Floats
     home_address: Ints
@@ -127,11 +128,13 @@ class Population:
         """
         city = self.home_city[user]
         lat, lon = self.home_lat[user], self.home_lon[user]
-        slot = time_ms // _TRIP_SLOT_MS
+        # Everyone's slots begin at their own time, or nobody would be away on certain days.
+        shifted_ms = time_ms + (mix(key_of(self.seed, "trip phase"), user) % np.uint64(_TRIP_SLOT_MS)).astype(np.int64)
+        slot = shifted_ms // _TRIP_SLOT_MS
         trip = mix(key_of(self.seed, "trip"), user, slot)
         away = np.flatnonzero(unit(trip) < _TRIP_CHANCE)
         if len(away):
-            _travel(self, user[away], time_ms[away] - slot[away] * _TRIP_SLOT_MS, trip[away], away, (lat, lon, city))
+            _travel(self.places, shifted_ms[away] - slot[away] * _TRIP_SLOT_MS, trip[away], away, (lat, lon, city))
         return (*self._wander(user, time_ms, lat, lon), city)
 
     def _wander(self, user: Ints, time_ms: Ints, lat: Floats, lon: Floats) -> tuple[Floats, Floats]:
@@ -143,6 +146,8 @@ class Population:
 
     def addresses(self, user: Ints, time_ms: Ints, city: Ints, route: Floats) -> Ints:
         """IPv4 address that users surf from: at home mostly their own, else a mobile or shared one; abroad one of that country.
+
+        A few users prefer the exit of a virtual private network, which may stand anywhere.
 
         Args:
             user: ``int64[N]``.
@@ -157,15 +162,18 @@ class Population:
         exit_number = (route * 1e6).astype(np.int64) % _SHARED_ADDRESSES
         shared = places.consumer.address(country, mix(key_of(self.seed, "shared"), country, exit_number))
         at_home = (city == self.home_city[user]) & (route < 0.78)
-        return np.where(at_home, self.home_address[user], np.where(route < 0.96, mobile, shared))
+        own = np.where(at_home, self.home_address[user], np.where(route < 0.96, mobile, shared))
+        habit = mix(key_of(self.seed, "vpn"), user)
+        tunnel = places.hosting.address(places.hosted[(habit % np.uint64(len(places.hosted))).astype(np.int64)], mix(1, habit, day))
+        return np.where((unit(habit) < _VPN_SHARE) & (route < 0.7), tunnel, own)
 
 
 def _travel(
-    population: Population, user: Ints, into_slot_ms: Ints, trip: NDArray[np.uint64], rows: Ints, out: tuple[Floats, Floats, Ints]
+    places: Geography, into_slot_ms: Ints, trip: NDArray[np.uint64], rows: Ints, whereabouts: tuple[Floats, Floats, Ints]
 ) -> None:
-    """Move the users who have a trip in this slot: to its destination, or nowhere while under way."""
-    lat, lon, city = out
-    places, home = population.places, population.home_city[user]
+    """Move those rows, whose users have a trip in this slot, to its destination, or nowhere while they are under way."""
+    lat, lon, city = whereabouts
+    home = city[rows]
     destination = _destination(places, home, trip)
     km = distance_km(places.city_lat[home], places.city_lon[home], places.city_lat[destination], places.city_lon[destination])
     way_ms = (km / _TRIP_KMH + _TRIP_DELAY_H) * HOUR_MS
@@ -211,7 +219,6 @@ def build_population(seed: int, users: int, merchants: int) -> Population:
     rng = np.random.default_rng(key_of(seed, "population", users, merchants))
     home_city = choice_by_weight(places.city_weight, rng.random(users))
     home_lat, home_lon = _around(places, home_city, _HOME_RADIUS_KM, mix(key_of(seed, "home"), np.arange(users)))
-    activity = np.cumsum(rng.lognormal(0.0, 0.6, users))
     card_count = 1 + choice_by_weight([0.55, 0.30, 0.15], rng.random(users))
     card_user = np.repeat(np.arange(users), card_count)
     return Population(
@@ -219,7 +226,7 @@ def build_population(seed: int, users: int, merchants: int) -> Population:
         home_city=home_city,
         home_lat=home_lat,
         home_lon=home_lon,
-        activity=activity / activity[-1],
+        activity=_repeated(rng.lognormal(0.0, 0.6, users)),
         price_level=rng.lognormal(0.0, 0.35, users),
         online_share=rng.beta(2.0, 3.5, users),
         home_address=places.consumer.address(places.city_country[home_city], mix(key_of(seed, "address"), np.arange(users))),
@@ -266,6 +273,12 @@ def _build_merchants(places: Geography, rng: np.random.Generator, about: int) ->
 def _spread(rng: np.random.Generator, count: int, weights: list[float]) -> Ints:
     """Categories in proportion to their weights rather than by chance, so that a small world has all of them."""
     return rng.permutation(choice_by_weight(weights, (np.arange(count) + 0.5) / count))
+
+
+def _repeated(weights: Floats) -> NDArray[np.int32]:
+    """Indices, each about as often as its weight says: one look-up draws by weight, where a search would miss the cache."""
+    slots = 1 << max(20, int(8 * len(weights)).bit_length())
+    return choice_by_weight(weights, (np.arange(slots) + 0.5) / slots).astype(np.int32)
 
 
 def _some(rng: np.random.Generator, candidates: Ints, share: float = 0.02) -> Ints:

@@ -2,7 +2,7 @@
 
 ==================  ===============================================================================================
 card_testing        one device and address try 1-15 cards with small online amounts, many declined, then spend big
-account_takeover    a new device and a foreign address spend a multiple of what the victim does, somewhere else
+account_takeover    a new device at a mostly foreign address spends a multiple of what the victim does
 identity_theft      a fresh card in a real person's name, wrong billing address, spent quickly far from home
 merchant_fraud      a colluding shop charges many people's cards similar amounts in a burst
 money_laundering    a mule sends amounts just under 2,000 USD to money services
@@ -93,12 +93,17 @@ class _Cast:
         """One of the candidates for each instance."""
         return self.rng.choice(candidates, self.count)
 
-    def foreign_city(self, country: Ints) -> Ints:
-        """For each row a city outside the given country."""
+    def elsewhere(self, home_city: Ints, abroad_share: float) -> Ints:
+        """For each row another city: in another country for a share of them, else in the same one where it has others."""
         places = self.population.places
-        city = choice_by_weight(places.city_weight, self.rng.random(len(country)))
-        while (same := places.city_country[city] == country).any():
-            city[same] = choice_by_weight(places.city_weight, self.rng.random(int(same.sum())))
+        abroad = self.rng.random(len(home_city)) < abroad_share
+        city = home_city.copy()
+        country = places.city_country[home_city]
+        while (near := (city == home_city) | (abroad & (places.city_country[city] == country))).any():
+            anywhere = choice_by_weight(places.city_weight, self.rng.random(len(city)))
+            within = places.first_city[country] + self.rng.integers(0, 1 << 30, len(city)) % places.city_count[country]
+            alone = places.city_count[country] == 1
+            city = np.where(near, np.where(abroad | alone, anywhere, within), city)
         return city
 
     def address_in(self, country: Ints, hosted_share: float) -> Ints:
@@ -108,14 +113,28 @@ class _Cast:
         hosting = self.rng.random(len(country)) < hosted_share
         return np.where(hosting, places.hosting.address(country, hashed), places.consumer.address(country, hashed))
 
+    def cards_of(self, country: Ints, hashed: NDArray[np.uint64]) -> Ints:
+        """For each row a card of someone in the country, by a hash; of anyone where nobody lives there."""
+        issued = self.population.home_country[self.population.card_user]
+        return _member(issued, country, hashed)
+
+    def online(self, tag: str, country: Ints, home_share: float) -> Ints:
+        """For each row an online merchant with a tag: of that country for a share of them where it has one, else of any."""
+        merchants = self.population.merchants
+        tagged = merchants.online_tagged(tag)
+        wanted = np.where(self.rng.random(len(country)) < home_share, country, -1)
+        hashed = self.rng.integers(0, 1 << 62, len(country)).astype(np.uint64)
+        return tagged[_member(merchants.country[tagged], wanted, hashed)]
+
     def cents(self, low_usd: float, high_usd: float) -> Ints:
         """Amounts in USD cents between two bounds, small ones more often (even on a logarithmic scale)."""
         drawn = np.exp(self.rng.uniform(np.log(low_usd * 100), np.log(high_usd * 100), len(self)))
-        return np.floor(drawn).astype(np.int64)
+        whole: Ints = np.floor(drawn).astype(np.int64)
+        return whole
 
     def pay(self, card: Ints, merchant: Ints, cents: Ints, channel: Ints | int) -> Traffic:
         """Payments of these cards at the times of the cast."""
-        traffic = card_payments(self.population, self.time_ms, card, merchant, cents, channel)
+        traffic = card_payments(self.population, time_ms=self.time_ms, card=card, merchant=merchant, cents=cents, channel=channel)
         traffic.instance = self.instance.copy()
         return traffic
 
@@ -128,14 +147,25 @@ class _Cast:
         traffic.city = city.copy()
 
 
+def _member(groups: Ints, wanted: Ints, hashed: NDArray[np.uint64]) -> Ints:
+    """Indices of members of the wanted groups, chosen by hashes; of any group where the wanted one is empty."""
+    order = np.argsort(groups, kind="stable")
+    first = np.searchsorted(groups[order], wanted, side="left")
+    count = np.searchsorted(groups[order], wanted, side="right") - first
+    first, count = np.where(count > 0, first, 0), np.where(count > 0, count, len(groups))
+    member: Ints = order[first + (hashed % count.astype(np.uint64)).astype(np.int64)]
+    return member
+
+
 def _card_testing(cast: _Cast) -> Traffic:
     population, rng, i = cast.population, cast.rng, cast.instance
     tested = np.where(rng.random(cast.count) < 0.3, 1, rng.integers(5, 16, cast.count))
     # The last payment spends on the first card that was tried.
     turn = np.where(cast.last, 0, cast.step % tested[i])
-    card = (cast.hashed("card", i, turn) % np.uint64(len(population.card_user))).astype(np.int64)
-    testers, resale = population.merchants.online_tagged("tester"), population.merchants.online_tagged("resale")
-    merchant = np.where(cast.last, cast.one_of(resale)[i], cast.one_of(testers)[i])
+    # A stolen batch is of one country's issuers, and tried near its market or far from it.
+    country = population.home_country[cast.people()]
+    card = cast.cards_of(country[i], cast.hashed("card", i, turn))
+    merchant = np.where(cast.last, cast.online("resale", country, 0.6)[i], cast.online("tester", country, 0.6)[i])
     cents = np.where(cast.last, cast.cents(400, 1800), rng.integers(50, 496, len(cast)))
     traffic = cast.pay(card, merchant, cents, ECOM)
     traffic.device = cast.tokens("device", i)
@@ -147,15 +177,19 @@ def _card_testing(cast: _Cast) -> Traffic:
 def _account_takeover(cast: _Cast) -> Traffic:
     population, rng, i = cast.population, cast.rng, cast.instance
     victim = cast.people()
-    city = cast.foreign_city(population.home_country[victim])
-    merchant = rng.choice(population.merchants.online_tagged("resale"), len(cast))
+    city = cast.elsewhere(population.home_city[victim], abroad_share=0.7)
+    merchant = cast.online("resale", population.home_country[victim][i], 0.6)
     usual = ordinary_cents(population, rng, victim[i], merchant)
-    cents = np.clip(usual * rng.uniform(3, 9, len(cast)), 250_00, 4200_00).astype(np.int64)
+    cents = np.clip(usual * rng.uniform(2, 8, len(cast)), 150_00, 4200_00).astype(np.int64)
     traffic = cast.pay(population.first_card[victim][i], merchant, cents, ECOM)
     traffic.device = cast.tokens("device", i)
     traffic.address = cast.address_in(population.places.city_country[city], 0.4)[i]
     traffic.declined = rng.random(len(cast)) < 0.12
     cast.place(traffic, city[i])
+    # Half of the thieves do not share their position.
+    hidden = (rng.random(cast.count) < 0.5)[i]
+    traffic.lat, traffic.lon = np.where(hidden, np.nan, traffic.lat), np.where(hidden, np.nan, traffic.lon)
+    traffic.city = np.where(hidden, -1, traffic.city)
     return traffic
 
 
@@ -163,11 +197,12 @@ def _identity_theft(cast: _Cast) -> Traffic:
     population, rng, i = cast.population, cast.rng, cast.instance
     places, merchants = population.places, population.merchants
     victim = cast.people()
-    city, billed = cast.foreign_city(population.home_country[victim]), cast.foreign_city(population.home_country[victim])
+    home = population.home_city[victim]
+    city, billed = cast.elsewhere(home, abroad_share=0.4), cast.elsewhere(home, abroad_share=0.4)
     in_shop = rng.random(len(cast)) < 0.45
     shop = merchants.first_shop[city[i]] + rng.integers(0, 1 << 30, len(cast)) % merchants.shop_count[city[i]]
-    online = rng.choice(merchants.online_tagged("resale"), len(cast))
-    traffic = cast.pay(population.first_card[victim][i], np.where(in_shop, shop, online), cast.cents(350, 4200), 0)
+    online = cast.online("resale", population.home_country[victim][i], 0.6)
+    traffic = cast.pay(population.first_card[victim][i], np.where(in_shop, shop, online), cast.cents(150, 3800), 0)
     traffic.channel = np.where(in_shop, POS, ECOM)
     traffic.card = cast.tokens("card", i)
     traffic.card_type = np.full(len(cast), 1)
@@ -185,24 +220,13 @@ def _merchant_fraud(cast: _Cast) -> Traffic:
     population, rng, i = cast.population, cast.rng, cast.instance
     merchants = population.merchants
     shop = cast.one_of(merchants.rogue_shops)[i]
-    card = _cards_of_country(cast, merchants.country[shop])
-    price = np.exp(rng.uniform(np.log(90), np.log(480), cast.count))
-    cents = np.floor(price[i] * 100 * rng.uniform(0.96, 1.04, len(cast))).astype(np.int64)
+    card = cast.cards_of(merchants.country[shop], cast.hashed("card", i, cast.step))
+    price = np.exp(rng.uniform(np.log(60), np.log(400), cast.count))
+    cents = np.floor(price[i] * 100 * rng.uniform(0.85, 1.15, len(cast))).astype(np.int64)
     traffic = cast.pay(card, shop, cents, POS)
-    traffic.declined = rng.random(len(cast)) < 0.12
+    traffic.declined = rng.random(len(cast)) < 0.10
     cast.place(traffic, merchants.city[shop])
     return traffic
-
-
-def _cards_of_country(cast: _Cast, country: Ints) -> Ints:
-    """A random card for each payment, of someone in the country; of anyone where nobody lives there."""
-    population = cast.population
-    issued = population.home_country[population.card_user]
-    order = np.argsort(issued, kind="stable")
-    first = np.searchsorted(issued[order], country, side="left")
-    count = np.searchsorted(issued[order], country, side="right") - first
-    draw = cast.rng.integers(0, 1 << 40, len(cast))
-    return order[np.where(count > 0, first + draw % np.maximum(count, 1), draw % len(order))]
 
 
 def _money_laundering(cast: _Cast) -> Traffic:
@@ -225,10 +249,11 @@ def _phishing(cast: _Cast) -> Traffic:
     population, rng, i = cast.population, cast.rng, cast.instance
     places = population.places
     # Nine payments for seven victims: a few give away a second payment.
-    victim = cast.hashed("victim", i, cast.step * 7 // 9) % np.uint64(population.users)
+    country = population.home_country[cast.people()]
+    victim = population.card_user[cast.cards_of(country[i], cast.hashed("victim", i, cast.step * 7 // 9))]
     receivers = rng.choice(population.merchants.rogue_online, (cast.count, 2))
     merchant = receivers[i, (rng.random(len(cast)) < 0.35).astype(np.int64)]
-    traffic = cast.pay(population.first_card[victim.astype(np.int64)], merchant, cast.cents(140, 1100), ECOM)
+    traffic = cast.pay(population.first_card[victim], merchant, cast.cents(80, 900), ECOM)
     network = places.hosting.address(cast.one_of(places.hosted), cast.hashed("network", np.arange(cast.count))) & ~15
     traffic.address = network[i] + 1 + rng.integers(0, 12, len(cast))
     traffic.device = cast.tokens("device", i, rng.integers(0, 3, len(cast)))
@@ -237,10 +262,10 @@ def _phishing(cast: _Cast) -> Traffic:
 
 
 def _chargeback_fraud(cast: _Cast) -> Traffic:
-    population, rng, i = cast.population, cast.rng, cast.instance
+    population, i = cast.population, cast.instance
     buyer = cast.one_of(population.abusers)
-    merchant = rng.choice(population.merchants.online_tagged("resale"), len(cast))
-    traffic = cast.pay(population.first_card[buyer][i], merchant, cast.cents(300, 2800), ECOM)
+    merchant = cast.online("resale", population.home_country[buyer][i], 0.85)
+    traffic = cast.pay(population.first_card[buyer][i], merchant, cast.cents(250, 2600), ECOM)
     _as_usual(cast, traffic)
     return traffic
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,6 @@ POS, CONTACTLESS, ATM, ECOM = 0, 1, 2, 3
 TYPES = ("purchase", "withdrawal", "transfer")
 PURCHASE, WITHDRAWAL, TRANSFER = 0, 1, 2
 NONE = -1
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(slots=True)
@@ -67,7 +64,9 @@ class Traffic:
         return Traffic(**{f.name: getattr(self, f.name)[order] for f in fields(self)})
 
 
-def card_payments(population: Population, time_ms: Ints, card: Ints, merchant: Ints, cents: Ints, channel: Ints | int) -> Traffic:
+def card_payments(
+    population: Population, *, time_ms: Ints, card: Ints, merchant: Ints, cents: Ints, channel: Ints | int
+) -> Traffic:
     """Payments of people's own cards, as the issuer knows them, with nothing said of place, device or address.
 
     Args:

@@ -1,6 +1,6 @@
-"""The Flink session cluster out of the pip wheel: its configuration, its commands, and the environment of processes that talk to it.
+"""The Flink session cluster out of the pip wheel: its configuration, its commands, and the environment of its clients.
 
-The JVMs are started directly: Flink's own scripts start two more JVMs each, only to compute the memory sizes that are written here.
+The JVMs are started directly: Flink's own scripts start two more JVMs each, only to compute memory sizes that stand here.
 """
 
 from __future__ import annotations

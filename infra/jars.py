@@ -1,7 +1,7 @@
 """Fetch the Java archives that ``jars.lock`` pins: Maven coordinates, sizes and SHA-256; nothing is used before it is verified.
 
-Run as ``python -m infra.jars FOLDER`` by the bootstrap.  Files that are there and have the pinned size are taken as verified: they got
-their name only after the check.
+Run as ``python -m infra.jars FOLDER`` by the bootstrap.  Files that are there and have the pinned size are taken as verified: they
+got their name only after the check.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _PARALLEL = 6
 
 @dataclass(frozen=True)
 class Jar:
-    """One pinned archive: ``part`` of the stack that uses it, Maven ``coordinates`` (group:artifact:version[:extension[:classifier]])."""
+    """One pinned archive: the ``part`` of the stack that uses it, and its Maven ``coordinates``.
+
+    Coordinates are ``group:artifact:version[:extension[:classifier]]``.
+    """
 
     part: str
     coordinates: str
@@ -102,8 +105,8 @@ def fetch_jars(
 ) -> int:
     """Download what is missing and unpack the registry; returns the number of files fetched.
 
-    ``progress`` gets bytes done, bytes in total and the file just finished (or an empty text).  ``Unavailable`` when a file cannot be
-    had or is not the pinned one; what arrived so far is kept, and the next call continues it.
+    ``progress`` gets bytes done, bytes in total and the file just finished (or an empty text).  ``Unavailable`` when a file cannot
+    be had or is not the pinned one; what arrived so far is kept, and the next call continues it.
     """
     pinned = list(jars)
     missing = [jar for jar in pinned if not _is_there(jar, folder)]

@@ -1,8 +1,8 @@
 """Which Flink jobs belong to this stack, and how each comes back after its JobManager was lost.
 
-Flink keeps no job across a JobManager without ZooKeeper or Kubernetes, so a submitter leaves a *ticket* here.  Whenever a JobManager
-has (re)started and does not run the job of a ticket, the supervisor calls the ticket's ``resume`` entry in a process of its own, with
-the newest completed checkpoint.  Restoring an older one would repeat output, so the choice is made here and nowhere else.
+Flink keeps no job across a JobManager without ZooKeeper or Kubernetes, so a submitter leaves a *ticket* here.  Whenever a
+JobManager has (re)started and does not run the job of a ticket, the supervisor calls the ticket's ``resume`` entry in a process of
+its own, with the newest completed checkpoint.  Restoring an older one would repeat output, so the choice is made here only.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from infra.settings import REPO_ROOT
 
 __all__ = [
     "JobResumer",
+    "JobStatus",
     "JobTicket",
     "Resume",
+    "describe_jobs",
+    "find_missing",
     "find_newest_checkpoint",
     "load_tickets",
+    "read_jobs",
     "remove_ticket",
     "resume_job",
-    "running_job_ids",
     "save_ticket",
 ]
 
@@ -47,8 +50,8 @@ _OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
 class JobTicket:
     """A job that must run whenever the stack is up.
 
-    ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first: its
-    checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.
+    ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first:
+    its checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.
     """
 
     name: str
@@ -61,7 +64,9 @@ class JobTicket:
 class Resume(Protocol):
     """Submit the job again and return its new id; ``checkpoint`` is a URI, None when none was ever completed."""
 
-    def __call__(self, plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str: ...
+    def __call__(self, plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
+        """The id of the job as submitted."""
+        ...
 
 
 def save_ticket(layout: Layout, ticket: JobTicket) -> None:
@@ -87,7 +92,8 @@ def load_tickets(layout: Layout) -> list[JobTicket]:
 def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
     """URI of the newest *completed* checkpoint of the ticket's chain of jobs, else what the chain started from.
 
-    A checkpoint is complete when its ``_metadata`` is there; ids only grow along a chain, since each job continues its predecessor's.
+    A checkpoint is complete when its ``_metadata`` is there; ids only grow along a chain, since each job goes on where its
+    predecessor was.
     """
     completed = (
         (int(folder.name.removeprefix("chk-")), folder)
@@ -99,9 +105,39 @@ def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
     return ticket.restore_from if newest is None else newest[1].as_uri()
 
 
-def running_job_ids(flink_rest_url: str) -> set[str]:
-    """Ids of the jobs that the JobManager holds and that are not over."""
-    return {job["id"] for job in read_json_url(f"{flink_rest_url}/jobs")["jobs"] if job["status"] not in _OVER}
+@dataclass(frozen=True)
+class JobStatus:
+    """A Flink job as the JobManager shows it; ``state`` is Flink's word, or MISSING for a ticket that it knows no job of."""
+
+    name: str
+    job_id: str
+    state: str
+
+
+def read_jobs(flink_rest_url: str) -> list[JobStatus]:
+    """The jobs that the JobManager holds and that are not over; raises ``OSError`` or ``ValueError`` when it does not answer."""
+    listed = read_json_url(f"{flink_rest_url}/jobs/overview")["jobs"]
+    return [JobStatus(job["name"], job["jid"], job["state"]) for job in listed if job["state"] not in _OVER]
+
+
+def find_missing(tickets: Iterable[JobTicket], running: Iterable[JobStatus]) -> list[JobTicket]:
+    """The tickets without a running job.
+
+    The name counts as much as the id: a submitter that died before it wrote the new id down must not lead to a second job.
+    """
+    known = list(running)
+    ids, names = {job.job_id for job in known}, {job.name for job in known}
+    return [ticket for ticket in tickets if ticket.name not in names and ids.isdisjoint(ticket.job_ids)]
+
+
+def describe_jobs(layout: Layout, flink_rest_url: str) -> list[JobStatus]:
+    """Every running job, and every ticket without one; nothing when the JobManager does not answer."""
+    try:
+        running = read_jobs(flink_rest_url)
+    except (OSError, ValueError, KeyError):
+        return []
+    missing = find_missing(load_tickets(layout), running)
+    return [*running, *(JobStatus(ticket.name, next(reversed(ticket.job_ids), ""), "MISSING") for ticket in missing)]
 
 
 def resume_job(plan: Plan, ticket: JobTicket) -> str:
@@ -114,22 +150,26 @@ def resume_job(plan: Plan, ticket: JobTicket) -> str:
 
 
 class JobResumer:
-    """Wakes up when a JobManager has become ready and brings back every job with a ticket; runs on the supervisor's thread."""
+    """Brings back every job with a ticket once a JobManager has become ready and ``servers`` have all been ready once."""
 
-    def __init__(self, plan: Plan, stopping: threading.Event) -> None:
+    def __init__(self, plan: Plan, servers: frozenset[str], stopping: threading.Event) -> None:
         self._plan = plan
         self._stopping = stopping
+        self._awaited = set(servers)
         self._wanted = threading.Event()
 
     def notice_ready(self, server: Server) -> None:
         """Called by the supervisor for every server that became ready."""
+        self._awaited.discard(server.name)
         if server.name == "jobmanager":
             self._wanted.set()
 
     def run(self) -> None:
         """Work until the supervisor stops."""
         while not self._stopping.is_set():
-            if self._wanted.wait(timeout=0.5) and not self._stopping.is_set():
+            if self._awaited or not self._wanted.is_set():
+                self._stopping.wait(0.2)
+            else:
                 self._wanted.clear()
                 if not self._resume_all(load_tickets(self._plan.layout)):
                     self._wanted.set()
@@ -138,11 +178,12 @@ class JobResumer:
     def _resume_all(self, tickets: Iterable[JobTicket]) -> bool:
         """Whether nothing is left to do."""
         try:
-            running = running_job_ids(self._plan.addresses.flink_rest_url)
+            running = read_jobs(self._plan.addresses.flink_rest_url)
         except (OSError, ValueError, KeyError):
             return False
-        missing = [ticket for ticket in tickets if not running.intersection(ticket.job_ids)]
-        return all([self._resume(ticket) for ticket in missing])  # each gets its attempt, also after a failure
+        missing = find_missing(tickets, running)
+        outcomes = [self._resume(ticket) for ticket in missing]  # each gets its attempt, also after a failure
+        return all(outcomes)
 
     def _resume(self, ticket: JobTicket) -> bool:
         layout = self._plan.layout

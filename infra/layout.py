@@ -20,50 +20,62 @@ class Layout:
 
     @property
     def run(self) -> Path:
+        """Everything of the running stack."""
         return self.home / "run"
 
     @property
     def logs(self) -> Path:
+        """What the processes print and log."""
         return self.run / "logs"
 
     @property
     def pids(self) -> Path:
+        """One record per process."""
         return self.run / "pids"
 
     @property
     def jobs(self) -> Path:
+        """One ticket per Flink job that must run."""
         return self.run / "jobs"
 
     @property
     def checkpoints(self) -> Path:
+        """Flink's checkpoints, one folder per job id."""
         return self.run / "checkpoints"
 
     @property
     def savepoints(self) -> Path:
+        """Flink's savepoints."""
         return self.run / "savepoints"
 
     @property
     def flink_conf(self) -> Path:
+        """Flink's generated configuration."""
         return self.run / "flink" / "conf"
 
     @property
     def flink_lib(self) -> Path:
+        """Links to the jars on Flink's class path."""
         return self.run / "flink" / "lib"
 
     @property
     def flink_tmp(self) -> Path:
+        """Working files of the Flink processes."""
         return self.run / "flink" / "tmp"
 
     @property
     def kafka(self) -> Path:
+        """Kafka's configuration and log segments."""
         return self.run / "kafka"
 
     @property
     def redis(self) -> Path:
+        """Redis' configuration and append-only file."""
         return self.run / "redis"
 
     @property
     def registry(self) -> Path:
+        """The schema registry's database."""
         return self.run / "registry"
 
     @property

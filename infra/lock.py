@@ -1,4 +1,4 @@
-"""Write the two lock files again: ``python -m infra.lock [python|jars]``; needs the network, and ``uv`` on PATH (or in UV) for the first.
+"""Write the two lock files again: ``python -m infra.lock [python|jars]``; the first needs ``uv`` on PATH (or named by UV).
 
 The runtime dependencies of Kafka are listed here once per Kafka version, as ``mvn dependency:list`` resolves them; Flink's and the
 registry's archives are self-contained.
@@ -73,8 +73,17 @@ _ARTIFACTS = {
 def lock_python() -> None:
     """Resolve pyproject.toml for every supported Python and platform, with hashes and without index addresses."""
     uv = os.environ.get("UV", "uv")
-    command = [uv, "pip", "compile", "--quiet", "--native-tls", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate",
-               "--no-header", "--extra", "dev", "pyproject.toml", "--output-file", str(_REQUIREMENTS)]  # fmt: skip
+    options = [
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-annotate",
+        "--no-header",
+        "--native-tls",
+        "--quiet",
+    ]
+    command = [uv, "pip", "compile", *options, "--extra", "dev", "pyproject.toml", "--output-file", str(_REQUIREMENTS)]
     subprocess.run(command, cwd=REPO_ROOT, check=True)  # noqa: S603
 
 

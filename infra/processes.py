@@ -115,8 +115,9 @@ def _signal_members(identity: Identity, number: signal.Signals) -> None:
 def _wait_until_gone(identities: Sequence[Identity], patience_s: float, reap: Callable[[], None]) -> bool:
     deadline = time.monotonic() + patience_s
     while True:
-        reap()
-        if not any(live_members(identity) for identity in identities):
+        gone = not any(live_members(identity) for identity in identities)
+        reap()  # after the look: what counts as gone may still be a zombie, and nobody else collects it
+        if gone:
             return True
         if time.monotonic() > deadline:
             return False

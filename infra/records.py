@@ -20,7 +20,10 @@ SUPERVISOR = "supervisor"
 
 @dataclass(frozen=True)
 class Record:
-    """One process as last seen: ``starts`` counts all starts since ``up``, ``failures`` the starts in a row that never got ready."""
+    """One process as last seen.
+
+    ``starts`` counts all starts since ``up``, ``failures`` the starts in a row that never got ready.
+    """
 
     name: str
     pid: int | None

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fraud.errors import Unavailable
 from infra.java import find_java_home
+from infra.jobs import JobStatus, describe_jobs
 from infra.layout import Layout
 from infra.plan import Addresses, Plan, load_plan, make_plan, save_plan
 from infra.ports import require_free
@@ -58,6 +61,7 @@ class StackStatus:
     supervisor_pid: int | None
     components: tuple[ComponentStatus, ...]
     addresses: Addresses | None
+    jobs: tuple[JobStatus, ...]
     events: tuple[Event, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,6 +88,7 @@ class Stack:
     def __init__(self, home: Path | None = None, settings: StackSettings | None = None) -> None:
         self.layout = Layout((home or default_home()).resolve())
         self._settings = settings
+        self._supervisor: subprocess.Popen[bytes] | None = None  # when this process started it, it must also reap it
 
     @property
     def settings(self) -> StackSettings:
@@ -106,14 +111,16 @@ class Stack:
     def up(self, progress: Progress = _silent) -> UpResult:
         """Start what is not running and return when everything can work; nothing happens when it already does.
 
-        Raises ``Unavailable`` (``PortTaken`` among them) with the reason and the way out.  What was started stays, so that ``status``
-        can tell and a second ``up`` can finish.
+        Raises ``Unavailable`` (``PortTaken`` among them) with the reason and the way out.  What was started stays, so that
+        ``status`` can tell and a second ``up`` can finish.
         """
         began = time.monotonic()
         self.layout.home.mkdir(parents=True, exist_ok=True)
         with self._lock(progress):
             already = self._is_running()
-            if not already:
+            if already:
+                self._hurry_supervisor()
+            else:
                 self._start_supervisor(progress)
             plan = self.plan
             waited = self._wait_until_ready(plan, progress)
@@ -148,7 +155,7 @@ class Stack:
         records = load_records(self.layout)
         supervisor = records.get(SUPERVISOR)
         if plan is None:
-            return StackStatus("down", str(self.layout.home), None, (), None, tuple(read_events(self.layout)))
+            return StackStatus("down", str(self.layout.home), None, (), None, (), tuple(read_events(self.layout)))
         with ThreadPoolExecutor(16) as pool:
             components = tuple(pool.map(lambda server: _inspect(server, records.get(server.name)), build_servers(plan)))
         return StackStatus(
@@ -157,6 +164,7 @@ class Stack:
             supervisor_pid=supervisor.pid if supervisor and supervisor.alive else None,
             components=components,
             addresses=plan.addresses,
+            jobs=tuple(describe_jobs(self.layout, plan.addresses.flink_rest_url)),
             events=tuple(read_events(self.layout)),
         )
 
@@ -181,10 +189,11 @@ class Stack:
         find_java_home()
         self._check_ports(plan)
         save_plan(plan)
+        self._forget_counts()
         progress("starting the supervisor")
         child = start(
             [str(plan.python), "-m", "infra.supervisor", str(self.layout.home)],
-            environment=_supervisor_environment(),
+            environment={**os.environ, "PYTHONUNBUFFERED": "1"},
             folder=REPO_ROOT,
             log_file=self.layout.log_file(SUPERVISOR),
         )
@@ -193,6 +202,18 @@ class Stack:
             self.layout, Record(SUPERVISOR, child.pid, identity.mark if identity else "", "ready", starts=1, started_at=time.time())
         )
         self._supervisor = child
+
+    def _forget_counts(self) -> None:
+        """Restarts and failures count from this start on; a dead leader's pid stays known, for its group may have members left."""
+        for record in load_records(self.layout).values():
+            if not record.alive:
+                save_record(self.layout, replace(record, phase="starting", starts=0, failures=0))
+
+    def _hurry_supervisor(self) -> None:
+        """Have failed starts tried again now: whoever says ``up`` once more may have removed the cause."""
+        records = load_records(self.layout)
+        if any(record.phase == "backoff" for record in records.values()):  # else it may not listen to signals yet
+            os.kill(records[SUPERVISOR].pid or 0, signal.SIGHUP)
 
     def _adopt_plan(self) -> Plan | None:
         """The saved plan while any server of it still lives: its ports are in use.  Otherwise the settings of now count."""
@@ -215,6 +236,7 @@ class Stack:
         """Whether anything had to be waited for."""
         deadline = time.monotonic() + plan.settings.start_timeout_s
         names = [server.name for server in build_servers(plan)]
+        before = {name: record.failures for name, record in load_records(self.layout).items()}
         ready: set[str] = set()
         waited = False
         while True:
@@ -223,12 +245,13 @@ class Stack:
                 record = records.get(name)
                 if record is None or record.phase != "ready" or not record.alive:
                     ready.discard(name)
-                    self._raise_if_hopeless(name, record)
+                    self._raise_if_hopeless(record, before.get(name, 0))
                 elif name not in ready:
                     ready.add(name)
                     if waited:
                         progress(f"{name} is ready ({len(ready)} of {len(names)})")
-            if len(ready) == len(names):
+            # The supervisor does not look again at a server that was ready once; a TaskManager may have lost its JobManager since.
+            if len(ready) == len(names) and self.status().state == "up":
                 return waited
             self._raise_if_supervisor_died(records.get(SUPERVISOR))
             if time.monotonic() > deadline:
@@ -236,9 +259,9 @@ class Stack:
             waited = True
             time.sleep(_POLL_S)
 
-    def _raise_if_hopeless(self, name: str, record: Record | None) -> None:
-        if record is not None and record.failures >= _GIVE_UP_AFTER:
-            raise Unavailable(name, f"it does not start ({record.detail}).\n{self._tail(name)}")
+    def _raise_if_hopeless(self, record: Record | None, failures_before: int) -> None:
+        if record is not None and record.failures - failures_before >= _GIVE_UP_AFTER:
+            raise Unavailable(record.name, f"it does not start ({record.detail}).\n{self._tail(record.name)}")
 
     def _raise_if_supervisor_died(self, record: Record | None) -> None:
         if record is None or not record.alive:
@@ -262,9 +285,8 @@ class Stack:
         self._reap_supervisor()
 
     def _reap_supervisor(self) -> None:
-        child: subprocess.Popen[bytes] | None = getattr(self, "_supervisor", None)
-        if child is not None:
-            child.poll()
+        if self._supervisor is not None:
+            self._supervisor.poll()
 
     def _sweep(self) -> None:
         """Stop whatever the supervisor left, or could not stop because it was killed itself."""
@@ -277,12 +299,6 @@ class Stack:
             append_event(self.layout, "stack", "stopped", "leftover processes")
         for name in records:
             self.layout.pid_file(name).unlink(missing_ok=True)
-
-
-def _supervisor_environment() -> dict[str, str]:
-    import os  # noqa: PLC0415
-
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def _inspect(server: Server, record: Record | None) -> ComponentStatus:

@@ -1,7 +1,7 @@
 """Keep the servers of one stack running: start them in parallel, restart what dies, stop them on SIGTERM.
 
 Runs detached as ``python -m infra.supervisor HOME``; ``infra.stack`` starts and stops it.  It never decides what a server is
-(``infra.servers``) and never removes data.  If it is killed, its servers go on, and the next ``up`` starts a supervisor that adopts them.
+(``infra.servers``) and never removes data.  If it is killed, its servers go on, and the next ``up`` starts one that adopts them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fraud.errors import Unavailable
 from infra.jobs import JobResumer
 from infra.layout import Layout
 from infra.plan import load_plan
+from infra.ports import require_free
 from infra.processes import Identity, identify, is_alive, start, stop_groups
 from infra.records import SUPERVISOR, Phase, Record, append_event, load_record, save_record
 from infra.servers import Server, build_servers
 
-__all__ = ["Backoff", "Keeper", "run"]
+__all__ = ["Backoff", "Keeper", "Orders", "run"]
 
 _POLL_S = 0.2
 _GRACE_S = 12.0  # Kafka needs a few seconds to hand over; a JVM that needs longer is stuck
@@ -33,7 +35,7 @@ _STEADY_S = 30.0
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before the next start: doubling from ``first_s`` to ``longest_s``, from the start again after a steady run."""
+    """How long to wait before the next start: doubling from ``first_s`` to ``longest_s``, afresh after a steady run."""
 
     first_s: float = 0.5
     longest_s: float = 30.0
@@ -46,16 +48,35 @@ class Backoff:
         return min(self.first_s * 2.0**number, self.longest_s), replace(self, _round=number + 1)
 
 
+class Orders:
+    """What the supervisor was told from outside: stop, or (SIGHUP, from ``up``) try failed starts again without waiting."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._hurried = 0
+
+    def hurry(self) -> None:
+        """End every pause that is going on."""
+        self._hurried += 1
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless told to hurry or to stop."""
+        hurried, deadline = self._hurried, time.monotonic() + seconds
+        while hurried == self._hurried and time.monotonic() < deadline and not self.stopping.wait(_POLL_S):
+            pass
+
+
 class Keeper:
     """Keeps one server running, on a thread of its own, until ``stopping`` is set.
 
-    ``on_ready`` is called each time a newly started process has become ready.
+    ``on_ready`` is called each time a newly started or adopted process is ready.
     """
 
-    def __init__(self, server: Server, layout: Layout, stopping: threading.Event, on_ready: Callable[[Server], None]) -> None:
+    def __init__(self, server: Server, layout: Layout, orders: Orders, on_ready: Callable[[Server], None]) -> None:
         self.server = server
         self._layout = layout
-        self._stopping = stopping
+        self._orders = orders
+        self._stopping = orders.stopping
         self._on_ready = on_ready
         self._child: subprocess.Popen[bytes] | None = None
         self._record = load_record(layout, server.name) or Record(server.name, None, "", "starting")
@@ -91,12 +112,14 @@ class Keeper:
                 self._note_death(became_ready=became_ready)
                 pause_s, backoff = backoff.next(time.time() - self._record.started_at)
             adopted = False
-            self._stopping.wait(pause_s)
+            self._orders.pause(pause_s)
 
     def _start(self) -> bool:
-        self._save("starting", pid=None, mark="", detail="preparing")
         try:
             self._stop_leftovers()
+            self._save("starting", pid=None, mark="", detail="preparing")
+            for port, setting in self.server.ports.items():
+                require_free(self.server.name, port, setting)
             self.server.prepare()
             self._child = start(
                 self.server.argv,
@@ -133,7 +156,7 @@ class Keeper:
                 if announce:
                     self._save("ready", failures=0, detail="")
                     self._note("ready", f"after {time.time() - self._record.started_at:.1f} s")
-                    self._on_ready(self.server)
+                self._on_ready(self.server)
                 return True
             if reason != self._record.detail:
                 self._save(self._record.phase, detail=reason)
@@ -178,21 +201,22 @@ def run(home: Path) -> int:
     if plan is None:
         print(f"no plan in {layout.plan_file}", file=sys.stderr)
         return 2
-    stopping = threading.Event()
+    orders = Orders()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda *_: orders.stopping.set())
+    signal.signal(signal.SIGHUP, lambda *_: orders.hurry())
     try:
         servers = build_servers(plan)
     except Unavailable as error:
         append_event(layout, SUPERVISOR, "failed", str(error))
         raise
-    resumer = JobResumer(plan, stopping)
-    keepers = [Keeper(server, layout, stopping, resumer.notice_ready) for server in servers]
+    resumer = JobResumer(plan, frozenset(server.name for server in servers), orders.stopping)
+    keepers = [Keeper(server, layout, orders, resumer.notice_ready) for server in servers]
     threads = [threading.Thread(target=work, daemon=True) for work in (*(keeper.run for keeper in keepers), resumer.run)]
     for thread in threads:
         thread.start()
     append_event(layout, SUPERVISOR, "started", f"pid {os.getpid()}")
-    _watch(layout, stopping)
+    _watch(layout, orders.stopping)
     for thread in threads:
         thread.join(timeout=10.0)  # a keeper in the middle of a start must not start one more after the sweep
     _stop(keepers, layout)
@@ -211,10 +235,15 @@ def _stop(keepers: Sequence[Keeper], layout: Layout) -> None:
     flink = [keeper for keeper in keepers if keeper.server.name.startswith(("jobmanager", "taskmanager"))]
     for group in (flink, [keeper for keeper in keepers if keeper not in flink]):
         identities = [keeper.identity for keeper in group if keeper.identity is not None]
-        stop_groups(identities, grace_s=_GRACE_S, reap=lambda group=group: [keeper.reap() for keeper in group])  # type: ignore[misc]
+        stop_groups(identities, grace_s=_GRACE_S, reap=partial(_reap, group))
         if layout.pids.exists():
             for keeper in group:
                 keeper.mark_stopped()
+
+
+def _reap(keepers: Sequence[Keeper]) -> None:
+    for keeper in keepers:
+        keeper.reap()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def compile_decoder(schema: AvroType, classes: Mapping[str, type]) -> Decoder:
     source = _Source(
         {
             "InvalidEvent": InvalidEvent,
-            "StructError": StructError,
+            "struct_error": struct_error,
             "double": _LITTLE_DOUBLE.unpack_from,
             "frombuffer": np.frombuffer,
             "empty": np.empty,
@@ -91,7 +91,7 @@ def compile_decoder(schema: AvroType, classes: Mapping[str, type]) -> Decoder:
     reader.emit(schema, "value", 2, "record")
     source.add(
         1,
-        "except (IndexError, StructError):",
+        "except (IndexError, struct_error):",
         "    raise InvalidEvent('truncated', 'the record ends before its schema does') from None",
         "except UnicodeDecodeError:",
         "    raise InvalidEvent('truncated' if q > size else 'malformed', 'text is not UTF-8') from None",
@@ -130,7 +130,10 @@ def compile_encoder(schema: AvroType, blank: Sequence[str] = ()) -> Encoder:
     )
     source.add(0, "def encode(header, record):")
     source.add(1, "out = [header]", "add = out.append")
-    _WriterEmitter(source, blank).emit(schema, "record", 1, "")
+    writer = _WriterEmitter(source, blank)
+    writer.emit(schema, "record", 1, "")
+    if writer.unblanked:
+        raise TypeError(f"not nullable fields, so they cannot be blanked: {', '.join(sorted(writer.unblanked))}")
     source.add(1, "return b''.join(out)")
     encoder: Encoder = source.build("encode")
     return encoder
@@ -280,7 +283,7 @@ class _WriterEmitter:
 
     def __init__(self, source: _Source, blank: Sequence[str]) -> None:
         self._source = source
-        self._blank = frozenset(blank)
+        self.unblanked = set(blank)
         self._names = _Names()
 
     def emit(self, type_: AvroType, value: str, depth: int, path: str, prefix: bytes = b"") -> None:
@@ -327,7 +330,8 @@ class _WriterEmitter:
         if prefix:
             raise TypeError(f"{path}: a union within a union")
         branch = _nullable(type_)
-        if path in self._blank:
+        if path in self.unblanked:
+            self.unblanked.discard(path)
             self._source.add(depth, f"add({bytes([0])!r})")
             return
         self._source.add(depth, f"if {value} is None:", f"    add({bytes([0])!r})", "else:")

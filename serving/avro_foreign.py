@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from io import BytesIO
-from struct import error as StructError
 from typing import Any
 
 import fastavro
@@ -29,6 +28,7 @@ __all__ = ["foreign_decoder"]
 _Walk = Callable[[bytes, int], int]
 
 _MAX_VARINT_BYTES = 10
+_MAX_NESTING = 32  # types within types; ours have four, and a walk must not run out of stack
 
 
 def foreign_decoder(writer: Any, reader: dict[str, Any], classes: Mapping[str, type]) -> Decoder:
@@ -48,7 +48,9 @@ def foreign_decoder(writer: Any, reader: dict[str, Any], classes: Mapping[str, t
         walk = _Walker().of(parsed)
         problems = reading_problems(reader, writer)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SchemaParseException, UnknownType) as error:
-        raise InvalidEvent("wrong_schema", f"the registered schema is no Avro schema we can follow: {type(error).__name__}") from None
+        raise InvalidEvent(
+            "wrong_schema", f"the registered schema is no Avro schema we can follow: {type(error).__name__}"
+        ) from None
     if problems:
         raise InvalidEvent("wrong_schema", f"not a {reader['name']}: {problems[0]}")
     ours = fastavro.parse_schema(reader)
@@ -67,7 +69,7 @@ def foreign_decoder(writer: Any, reader: dict[str, Any], classes: Mapping[str, t
 def _walk_whole(walk: _Walk, buf: bytes, p: int) -> None:
     try:
         end = walk(buf, p)
-    except (IndexError, StructError):
+    except IndexError:
         raise InvalidEvent("truncated", "the record ends before its schema does") from None
     except UnicodeDecodeError:
         raise InvalidEvent("malformed", "text is not UTF-8") from None
@@ -82,7 +84,9 @@ def _without_logical_types(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_logical_types(item) for item in node]
     if isinstance(node, dict):
-        return {key: value if key == "default" else _without_logical_types(value) for key, value in node.items() if key != "logicalType"}
+        return {
+            key: value if key == "default" else _without_logical_types(value) for key, value in node.items() if key != "logicalType"
+        }
     return node
 
 
@@ -109,6 +113,15 @@ class _Walker:
     def __init__(self) -> None:
         # None: the definition is still open, so a reference to it is a recursion.
         self._named: dict[str, tuple[_Walk, int] | None] = {}
+        self._nesting = 0
+        self._builders: dict[str, Callable[[dict[str, Any]], tuple[_Walk, int]]] = {
+            "record": self._record,
+            "error": self._record,
+            "array": self._array,
+            "map": self._map,
+            "enum": self._enum,
+            "fixed": self._fixed,
+        }
 
     def of(self, schema: Any) -> _Walk:
         return self._build(schema)[0]
@@ -118,20 +131,13 @@ class _Walker:
             return self._union(type_)
         if isinstance(type_, str):
             return _PRIMITIVES[type_] if type_ in _PRIMITIVES else self._reference(type_)
+        if self._nesting == _MAX_NESTING:
+            raise ValueError("types nested too deeply")
+        self._nesting += 1
         kind = type_["type"]
-        if kind in ("record", "error"):
-            return self._record(type_)
-        if kind == "array":
-            return self._array(type_)
-        if kind == "map":
-            return self._map(type_)
-        if kind == "enum":
-            self._named[type_["name"]] = _below(len(type_["symbols"])), 1
-            return _below(len(type_["symbols"])), 1
-        if kind == "fixed":
-            self._named[type_["name"]] = _fixed(_positive(type_["size"])), type_["size"]
-            return _fixed(type_["size"]), type_["size"]
-        return self._build(kind)
+        found = self._builders[kind](type_) if isinstance(kind, str) and kind in self._builders else self._build(kind)
+        self._nesting -= 1
+        return found
 
     def _reference(self, name: str) -> tuple[_Walk, int]:
         found = self._named[name]
@@ -151,6 +157,14 @@ class _Walker:
 
         found = walk_record, _positive(sum(least for _, least in built))
         self._named[type_["name"]] = found
+        return found
+
+    def _enum(self, type_: dict[str, Any]) -> tuple[_Walk, int]:
+        found = self._named[type_["name"]] = _below(len(type_["symbols"])), 1
+        return found
+
+    def _fixed(self, type_: dict[str, Any]) -> tuple[_Walk, int]:
+        found = self._named[type_["name"]] = _fixed(_positive(type_["size"])), type_["size"]
         return found
 
     def _union(self, branches: list[Any]) -> tuple[_Walk, int]:

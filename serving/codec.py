@@ -180,7 +180,7 @@ class Codec:
 
     def _decode(self, name: str, value: bytes | None) -> Any:
         schema_id = writer_id(value, self._max_value_bytes)
-        assert value is not None  # noqa: S101 - writer_id has raised
+        assert value is not None  # writer_id has raised
         if schema_id == self._ids[name]:
             return _DECODERS[name](value, _HEADER_BYTES)
         decoder = self._foreign.get((name, schema_id))

@@ -11,7 +11,17 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from fraud.errors import Unavailable
 
-__all__ = ["ALERTS", "DEAD_LETTERS", "DECISIONS", "FAST_LANE", "LABELS", "LABELS_APPLIED", "TRANSACTIONS", "end_offsets", "read_to_end"]
+__all__ = [
+    "ALERTS",
+    "DEAD_LETTERS",
+    "DECISIONS",
+    "FAST_LANE",
+    "LABELS",
+    "LABELS_APPLIED",
+    "TRANSACTIONS",
+    "end_offsets",
+    "read_to_end",
+]
 
 TRANSACTIONS, LABELS = "transactions", "labels"
 FAST_LANE = "decisions"
@@ -45,7 +55,9 @@ def partitions_of(reader: Consumer, topics: Sequence[str]) -> list[TopicPartitio
     missing = [topic for topic in topics if topic not in metadata.topics]
     if missing:
         raise Unavailable("kafka", f"no topic {', '.join(missing)}")
-    return [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions]
+    return [
+        TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions
+    ]
 
 
 def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
@@ -54,7 +66,8 @@ def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
     try:
         places = partitions_of(reader, topics)
         return [
-            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1]) for place in places
+            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1])
+            for place in places
         ]
     finally:
         reader.close()

@@ -27,6 +27,7 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from fraud.errors import Unavailable
+from fraud.events import KINDS
 from serving.feast_layout import FEATURE_FIELDS, TIME_FIELDS, VERSION_FIELDS, EntityKeys, RowCodec
 from serving.redis_link import Command, RedisLink, ScriptMissing
 
@@ -37,6 +38,9 @@ ROWS_PER_SCRIPT = 128
 # As long as the kernel remembers a silent entity. A key with a time to live can also be evicted under volatile-lru, which
 # spares the block lists; without one, a full Redis would refuse every write.
 TTL_S = 90 * 86_400
+
+
+_KIND_NUMBERS = tuple(b"%d" % (kind + 1) for kind in range(len(KINDS)))  # Lua counts from 1
 
 
 class EntityRow(NamedTuple):
@@ -62,7 +66,7 @@ def _lua_string(data: bytes) -> str:
 
 
 def _lua_names() -> str:
-    rows = ((*FEATURE_FIELDS[kind], TIME_FIELDS[kind], VERSION_FIELDS[kind]) for kind in range(len(FEATURE_FIELDS)))
+    rows = ((*FEATURE_FIELDS[kind], TIME_FIELDS[kind], VERSION_FIELDS[kind]) for kind in range(len(KINDS)))
     return ",".join("{" + ",".join(map(_lua_string, row)) + "}" for row in rows)
 
 
@@ -74,7 +78,7 @@ local ttl_s = tonumber(ARGV[1])
 local written = 0
 for i = 1, #KEYS do
   local at = 6 * i - 4
-  local name, version = names[ARGV[at] + 1], ARGV[at + 5]
+  local name, version = names[tonumber(ARGV[at])], ARGV[at + 5]
   local stored = redis.call("HGET", KEYS[i], name[5])
   if not stored or stored <= version then
     redis.call("HSET", KEYS[i], name[1], ARGV[at + 1], name[2], ARGV[at + 2], name[3], ARGV[at + 3],
@@ -172,7 +176,7 @@ class OnlineStore:
             for kind, key, state, seq, event_time_ms in rows[start : start + ROWS_PER_SCRIPT]:
                 keys.append(encode_key(kind, key))
                 values += (
-                    kind,
+                    _KIND_NUMBERS[kind],
                     codec.state(state),
                     codec.integer(seq),
                     codec.integer(event_time_ms),

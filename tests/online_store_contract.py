@@ -69,7 +69,11 @@ class OnlineStoreContract:
 
     def test_kinds_and_tenants_with_one_id_are_apart(self, store: MemoryOnlineStore) -> None:
         store.write([(CARD, A, b"card", 1, 5), (DEVICE, A, b"device", 2, 6), (CARD, "other|a", b"other", 3, 7)], EPOCH)
-        assert [row and row.state for row in store.read([(CARD, A), (DEVICE, A), (CARD, "other|a")])] == [b"card", b"device", b"other"]
+        assert [row and row.state for row in store.read([(CARD, A), (DEVICE, A), (CARD, "other|a")])] == [
+            b"card",
+            b"device",
+            b"other",
+        ]
 
     def test_the_second_event_of_one_millisecond_is_not_lost(self, store: MemoryOnlineStore) -> None:
         store.write([(CARD, A, b"first", 1, 5)], EPOCH)

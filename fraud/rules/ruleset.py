@@ -17,7 +17,7 @@ from fraud.rules.errors import InvalidRules
 from fraud.rules.messages import Template, parse_template
 from fraud.rules.rule import SCORE_UNITS, Rule, State, parse_rule
 from fraud.rules.syntax import parse
-from fraud.rules.vocabulary import Vocabulary, Word, column
+from fraud.rules.vocabulary import EventFields, Vocabulary, Word, column
 
 __all__ = ["Evaluation", "Fired", "RuleSet"]
 
@@ -64,7 +64,7 @@ class Evaluation:
         fired: NDArray[np.bool_],
         compiled: Sequence[_Compiled],
         features: NDArray[np.float64],
-        event_fields: Mapping[str, Sequence[Any]],
+        event_fields: EventFields,
     ) -> None:
         self.score = score
         self.floor = floor
@@ -158,7 +158,7 @@ class RuleSet:
         plain = {"rules": [rule.to_plain() for rule in self.rules]}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
-    def evaluate(self, features: NDArray[np.float64], event_fields: Mapping[str, Sequence[Any]]) -> Evaluation:
+    def evaluate(self, features: NDArray[np.float64], event_fields: EventFields) -> Evaluation:
         """Evaluate all rules that are not disabled over a batch.
 
         Args:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from fraud.events import Transaction
 from fraud.rules.errors import InvalidRules, did_you_mean
 
-__all__ = ["CONTEXT_FIELDS", "FIELDS", "Type", "Vocabulary", "Word", "column", "columns_of"]
+__all__ = ["CONTEXT_FIELDS", "FIELDS", "EventFields", "Type", "Vocabulary", "Word", "column", "columns_of"]
+
+# Columns of a batch by name; ``None`` is missing.
+EventFields = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 class Type(StrEnum):

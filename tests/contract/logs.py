@@ -6,6 +6,7 @@ exactly the day that stays exact and by more, and after silences that end a life
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ def transaction(t: int, amount_minor: int = 1_000, **columns: object) -> Transac
 class _Draw:
     """One operation before it is placed in its log."""
 
-    anchor: int  # which earlier operation the time is relative to, from the newest
+    anchor: int  # which transaction the time is relative to, from the newest
     offset_ms: int
     amount_minor: int
     counterparty: int
@@ -63,33 +64,41 @@ def _offsets() -> st.SearchStrategy[int]:
     return st.one_of(forward, forward, st.sampled_from([e for e in edges if e > -2 * DAY_MS]), backward, st.sampled_from(edges))
 
 
-def _choice(values: tuple[object, ...]) -> st.SearchStrategy[int]:
-    return st.integers(-1, len(values) - 1)
+_LABELS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)
+# how many values each small column of a draw has: one number stands for them all, since a draw a column is slow
+_RADICES = (4, 6, 5, len(POSITIONS) + 1, len(COUNTRIES) + 1, len(MCCS) + 1, 2, len(_LABELS))
+
+
+def _draw(facts: int, offset_ms: int, amount_minor: int) -> _Draw:
+    digits = []
+    for radix in reversed(_RADICES):
+        facts, digit = divmod(facts, radix)
+        digits.append(digit)
+    label, declined, mcc, country, position, other, counterparty, anchor = digits
+    return _Draw(
+        anchor, offset_ms, amount_minor, counterparty, other - 1, position - 1, country - 1, mcc - 1, declined == 1, _LABELS[label]
+    )
 
 
 _DRAWS = st.builds(
-    _Draw,
-    anchor=st.integers(0, 3),
+    _draw,
+    facts=st.integers(0, math.prod(_RADICES) - 1),
     offset_ms=_offsets(),
     amount_minor=st.one_of(st.sampled_from(AMOUNTS), st.integers(0, 300_000)),
-    counterparty=st.integers(0, 5),
-    other=st.integers(-1, 3),
-    position=_choice(POSITIONS),
-    country=_choice(COUNTRIES),
-    mcc=_choice(MCCS),
-    declined=st.booleans(),
-    label=st.sampled_from((0, 0, 0, 0, 0, 1, 1, 2, 3)),
 )
 
 
 def _place(kind: Kind, draw: _Draw, log: list[Transaction | Label], number: int) -> Transaction | Label:
-    seen = [entry for entry in log if isinstance(entry, Transaction)]
+    seen = sorted((entry for entry in log if isinstance(entry, Transaction)), key=lambda x: x.event_time_ms)
     anchor = seen[-1 - draw.anchor % len(seen)] if seen else None
     start = START_MS if anchor is None else anchor.event_time_ms
     if draw.label == 3 or (draw.label and anchor is None):
         return Label(f"elsewhere{draw.counterparty}", TENANT, "c", "m", START_MS + draw.counterparty, start, True, "u")
     if draw.label and anchor is not None:
-        return Label(anchor.transaction_id, TENANT, "c", "m", start, start + 1, draw.label == 1, "u")
+        labelled = [entry.transaction_id for entry in log if isinstance(entry, Label) and entry.is_fraud]
+        if draw.label == 2 and labelled:
+            anchor = next((x for x in seen if x.transaction_id == labelled[-1 - draw.counterparty % len(labelled)]), anchor)
+        return Label(anchor.transaction_id, TENANT, "c", "m", anchor.event_time_ms, start + 1, draw.label == 1, "u")
     person = kind in (Kind.CARD, Kind.USER)
     lat, lon = POSITIONS[draw.position] if draw.position >= 0 else (None, None)
     tx = Transaction(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 
 import pytest
@@ -43,13 +42,11 @@ def test_event_times_are_feast_timestamps(time_ms: int) -> None:
     expected = Timestamp()
     expected.FromMilliseconds(time_ms)
     assert RowCodec().time(time_ms) == expected.SerializeToString()
-    assert expected.ToDatetime(tzinfo=UTC) == datetime.fromtimestamp(time_ms // 1000, UTC).replace(microsecond=time_ms % 1000 * 1000)
+    assert expected.ToDatetime(tzinfo=UTC) == datetime.fromtimestamp(time_ms // 1000, UTC).replace(
+        microsecond=time_ms % 1000 * 1000
+    )
 
 
 def test_bytes_that_are_no_value_are_refused() -> None:
     with pytest.raises(ValueError, match="not a row"):
         RowCodec().decode(b"\xff\xff", b"", b"")
-
-
-def test_loading_feast_leaves_no_metrics_folder_to_child_processes() -> None:
-    assert not {"PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"} & set(os.environ)

@@ -36,7 +36,10 @@ def fires(when: str, *events: Event) -> list[bool]:
 
 
 def test_the_example_of_the_issue_reads_as_it_says() -> None:
-    when = 'amount_usd > 2000 and card_kmh_from_previous > 800 and merchant_country in ("RU", "NG") and not card_first_seen_merchant == 0'
+    when = (
+        'amount_usd > 2000 and card_kmh_from_previous > 800 and merchant_country in ("RU", "NG") '
+        "and not card_first_seen_merchant == 0"
+    )
     event = {"amount_usd": 2500.0, "card_kmh_from_previous": 900.0, "merchant_country": "RU", "card_first_seen_merchant": 1.0}
     assert fires(when, event, event | {"merchant_country": "FR"}, event | {"card_first_seen_merchant": 0.0}) == [True, False, False]
 
@@ -82,7 +85,8 @@ def test_operators_have_their_usual_meaning_and_precedence(when: str, value: flo
         "amount_usd > 0", "amount_usd <= 0", "amount_usd == 0", "amount_usd != 0", "not amount_usd > 0", "not amount_usd != 0",
         "amount_usd in (1, 2)", "amount_usd not in (1, 2)", "amount_usd between 0 and 9", "amount_usd not between 0 and 9",
         "amount_usd + 1 > 0", "amount_usd * 0 == 0", "amount_usd == amount_usd", "(amount_usd > 0) == (amount_usd > 0)",
-        'merchant_country == "RU"', 'merchant_country != "RU"', 'merchant_country not in ("RU", "NG")', "merchant_country != card_country",
+        'merchant_country == "RU"', 'merchant_country != "RU"', 'merchant_country not in ("RU", "NG")',
+        "merchant_country != card_country",
         "not merchant_country == card_country", "card_blacklisted", "not card_blacklisted", "card_blacklisted == false",
         "card_blacklisted != true", "anomaly_score < 1",
     ],
@@ -159,9 +163,9 @@ def test_truth_fields_are_conditions_and_compare_with_each_other() -> None:
         ("amount_usd not > 1", 16, "expected 'in' or 'between', found '>'"),
         ("missing(amount_usd + 1)", 20, "expected ')', found '+'"),
         ("amount_usd > 1e999", 14, "1e999 is too large a number"),
-        ("amount_usd > 1e300 * 1e300", 14, "the constant is too large a number"),
+        ("amount_usd > 1e300 * 1e300", 20, "the constant is too large a number"),
         ("amount_usd / (3 - 3) > 1", 12, "division by zero"),
-        ("'a' == 'b' or amount_usd > 1", 1, "compares two constants"),
+        ("'a' == 'b' or amount_usd > 1", 8, "compares two constants"),
         ("amount_usd > 2,000", 15, "expected 'and', 'or' or the end, found ','"),
         ("__import__('os')", 11, "expected 'and', 'or' or the end, found '('"),
         ("", 1, "expected a name, a number or a string, the condition ends"),
@@ -181,7 +185,7 @@ def test_a_condition_that_makes_no_sense_is_refused_with_its_place(when: str, po
         "not " * (MAX_DEPTH + 1) + "amount_usd > 1",
         "amount_usd > " + "-" * (MAX_DEPTH + 1) + "distance_km",
         " or ".join(["amount_usd > 1"] * MAX_NODES),
-        "amount_usd > 1" + " " * MAX_CHARACTERS,
+        "amount_usd >" + " " * MAX_CHARACTERS + "1",
     ],
 )
 def test_depth_and_size_are_bounded(when: str) -> None:
@@ -221,7 +225,8 @@ predicates = st.one_of(
 conditions = st.recursive(
     predicates,
     lambda inner: (
-        st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or", "==", "!="]), inner) | st.builds("not {}".format, inner)
+        st.builds("(({}) {} ({}))".format, inner, st.sampled_from(["and", "or", "==", "!="]), inner)
+        | st.builds("not {}".format, inner)
     ),
     max_leaves=6,
 ).map(lambda text: f"({text}) or missing(amount_usd) and missing(country)")
@@ -233,7 +238,7 @@ events = st.fixed_dictionaries(
 )
 
 
-def meaning(node: Node, event: Event) -> Any:
+def meaning(node: Node, event: Event) -> Any:  # noqa: C901, PLR0911 - one case a kind of node
     """The value of a node for one event; ``None`` is unknown."""
     match node:
         case Literal(value=value):

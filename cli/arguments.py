@@ -1,0 +1,76 @@
+"""What every command's arguments have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives its own type no public name
+
+__all__ = [
+    "FINDING",
+    "GOOD",
+    "INTERRUPTED",
+    "MISUSE",
+    "Handler",
+    "add_command",
+    "add_group",
+    "existing_file",
+    "rate",
+    "split_after",
+]
+
+GOOD, FINDING, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def add_command(
+    commands: Commands, name: str, handler: Handler, summary: str, *, description: str = "", reports: bool = True
+) -> argparse.ArgumentParser:
+    """Add a command and return its parser; ``reports`` gives it ``--json``, ``handler`` returns the exit status."""
+    parser = commands.add_parser(
+        name, help=summary, description=description or summary, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(handler=handler, json=False)
+    if reports:
+        parser.add_argument(
+            "--json", action="store_true", help="end standard output with one JSON object; progress goes to standard error"
+        )
+    return parser
+
+
+def add_group(commands: Commands, name: str, summary: str) -> Commands:
+    """Add a command that only has commands below it, such as ``rules``; returns where to add them."""
+    parser = commands.add_parser(name, help=summary, description=summary)
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def existing_file(text: str) -> Path:
+    """An argument that names a file which is there."""
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def rate(text: str) -> float:
+    """An argument that is a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def split_after(arguments: Sequence[str], known: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """``arguments`` as long as ``known`` says yes, and the rest untouched, for commands that pass arguments on."""
+    for position, argument in enumerate(arguments):
+        if not known(argument):
+            return list(arguments[:position]), list(arguments[position:])
+    return list(arguments), []

@@ -1,0 +1,105 @@
+"""``up``, ``down`` and ``status`` of the local stack."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cli.arguments import FINDING, GOOD, add_command
+from cli.output import print_lines, print_table, report, say, stopwatch
+
+if TYPE_CHECKING:
+    from cli.arguments import Commands
+    from infra.plan import Addresses
+    from infra.stack import ComponentStatus, StackStatus
+
+__all__ = ["register"]
+
+_UP = """\
+Start Kafka, Flink, Redis and the schema registry as processes of this machine, and a supervisor that restarts what dies.
+A second `up` changes nothing; after a failed or interrupted one it finishes the start.
+
+Ports come from FRAUDGUARD_KAFKA_PORT (9092), FRAUDGUARD_FLINK_PORT (8081), FRAUDGUARD_REDIS_PORT (6379) and
+FRAUDGUARD_REGISTRY_PORT (8085); 0 means any free port.  FRAUDGUARD_TASKMANAGERS (2) is the parallelism.
+"""
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    add_command(commands, "up", _up, "start the local stack", description=_UP)
+    down = add_command(commands, "down", _down, "stop the local stack; nothing keeps running")
+    down.add_argument("--wipe", action="store_true", help="also remove topics, state, checkpoints and logs")
+    status = add_command(commands, "status", _status, "how each process of the stack is (exit status 1 unless all are healthy)")
+    status.add_argument("--events", type=int, default=8, metavar="N", help="show the last N events of the supervisor (default 8)")
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from infra.stack import Stack  # noqa: PLC0415 - help works without any package
+
+    try:
+        result = Stack().up(stopwatch())
+    except KeyboardInterrupt:
+        say("interrupted; what was started goes on. ./fraudguard status tells, ./fraudguard down stops it")
+        raise
+    what = "it is already up" if result.already else f"the stack is up after {result.seconds:.0f} s"
+    report(
+        {"state": "up", "already": result.already, "seconds": round(result.seconds, 3), "addresses": asdict(result.addresses)},
+        as_json=arguments.json,
+        people=lambda: print_lines([what, *_address_lines(result.addresses)]),
+    )
+    return GOOD
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from infra.stack import Stack  # noqa: PLC0415
+
+    ran = Stack().down(wipe=arguments.wipe, progress=stopwatch())
+    what = "the stack is down" if ran else "nothing was running"
+    if arguments.wipe:
+        what += "; its data is removed"
+    report({"state": "down", "stopped": ran, "wiped": arguments.wipe}, as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from infra.stack import Stack  # noqa: PLC0415
+
+    status = Stack().status()
+    report(status.as_dict(), as_json=arguments.json, people=lambda: _print_status(status, arguments.events))
+    return GOOD if status.state == "up" else FINDING
+
+
+def _print_status(status: StackStatus, events: int) -> None:
+    print_lines([f"{status.state}  ({status.home})", ""])
+    if status.components:
+        print_table(
+            ("server", "health", "pid", "port", "running for", "restarts", "detail"),
+            [
+                (part.name, part.health, part.pid, part.port, _describe_age(part), part.restarts, part.detail or part.url)
+                for part in status.components
+            ],
+        )
+    if status.components and status.supervisor_pid is None:
+        print_lines(["", "the supervisor does not run, so nothing is restarted: ./fraudguard up brings it back"])
+    if status.events and events > 0:
+        shown = [(event.time, event.component, event.event, event.detail) for event in status.events[-events:]]
+        print_lines([""])
+        print_table(("time", "process", "event", ""), shown, title="last events")
+
+
+def _describe_age(part: ComponentStatus) -> str:
+    if part.since is None:
+        return ""
+    seconds = max(0, int(time.time() - part.since))
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _address_lines(addresses: Addresses) -> list[str]:
+    return [
+        f"  Flink UI          {addresses.flink_rest_url}",
+        f"  Kafka             {addresses.bootstrap_servers}",
+        f"  schema registry   {addresses.registry_url}",
+        f"  Redis             {addresses.redis_url}",
+    ]

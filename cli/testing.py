@@ -1,0 +1,128 @@
+"""``test``: the suites and the static checks, exactly as CI runs them."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.arguments import FINDING, GOOD, MISUSE, add_command, split_after
+from cli.output import print_error, print_lines, report, say
+
+if TYPE_CHECKING:
+    from cli.arguments import Commands
+
+__all__ = ["CHECKS", "DEFAULT_SUITES", "SUITES", "register", "split_arguments"]
+
+_REPO = Path(__file__).resolve().parent.parent
+
+SUITES = ("unit", "contract", "integration", "faults")
+DEFAULT_SUITES = ("unit", "contract", "integration")  # the faults kill servers for many minutes; by name or with "all"
+
+_BOOTSTRAP = "fraudguard"  # has no suffix, so no tool finds it by itself
+
+CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ruff check", ("-m", "ruff", "check", ".", _BOOTSTRAP)),
+    ("ruff format", ("-m", "ruff", "format", "--check", ".", _BOOTSTRAP)),
+    ("mypy", ("-m", "mypy")),
+    ("import layers", ("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")),
+)
+
+_DESCRIPTION = """\
+Run the tests.  Without a suite: the static checks (ruff, mypy, import layers) and the suites unit, contract and integration.
+With "all" the faults too.  Whatever follows the suite goes to pytest: ./fraudguard test unit -k geo -x
+"""
+
+_PYTEST_MISUSE = (4, 5)  # a usage error; nothing collected
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    name: str
+    passed: bool
+    seconds: float
+
+
+def register(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "test", _test, "run the tests and the static checks", description=_DESCRIPTION)
+    parser.add_argument("suite", nargs="?", choices=(*SUITES, "all"), help="one suite, or all of them with the faults")
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of the command line, and those that ``test`` passes on to pytest."""
+    if arguments[:1] != ["test"]:
+        return list(arguments), []
+    known = {*SUITES, "all", "--json", "-h", "--help"}
+    own, passed_on = split_after(arguments[1:], known.__contains__)
+    if passed_on and not passed_on[0].startswith("-") and not own:
+        return list(arguments), []  # a misspelt suite: the parser names the right ones
+    return ["test", *own], passed_on
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    suites = {None: DEFAULT_SUITES, "all": SUITES}.get(arguments.suite, (arguments.suite,))
+    checks = [_run_check(name, command) for name, command in CHECKS] if arguments.suite in (None, "all") else []
+    folders = [folder for folder in suites if (_REPO / "tests" / folder).is_dir()]
+    if not folders:
+        print_error(f"there are no tests in tests/{suites[0]}")
+        return MISUSE
+    status, counts, seconds = _run_pytest(folders, arguments.passed_on, quiet=arguments.json)
+    failed = [check.name for check in checks if not check.passed]
+    payload = {
+        "passed": status == 0 and not failed,
+        "suites": folders,
+        "tests": counts,
+        "seconds": round(seconds, 1),
+        "checks": {check.name: check.passed for check in checks},
+    }
+    report(payload, as_json=arguments.json, people=lambda: print_lines(_summary(checks, status)))
+    if status in _PYTEST_MISUSE:
+        return MISUSE
+    return GOOD if payload["passed"] else FINDING
+
+
+def _run_check(name: str, command: Sequence[str]) -> _Outcome:
+    began = time.monotonic()
+    done = subprocess.run(  # noqa: S603 - our own list
+        [sys.executable, *command], cwd=_REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    outcome = _Outcome(name, done.returncode == 0, time.monotonic() - began)
+    if not outcome.passed:
+        say(done.stdout.rstrip())
+    say(f"{'ok    ' if outcome.passed else 'FAILED'}  {name}  ({outcome.seconds:.1f} s)")
+    return outcome
+
+
+def _run_pytest(folders: Sequence[str], passed_on: Sequence[str], *, quiet: bool) -> tuple[int, dict[str, int], float]:
+    """Exit status, counts by outcome, seconds; ``quiet`` keeps standard output free for the JSON object."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) / "results.xml"
+        command = [sys.executable, "-m", "pytest", *(f"tests/{folder}" for folder in folders), f"--junit-xml={results}", *passed_on]
+        done = subprocess.run(command, cwd=_REPO, stdout=sys.stderr if quiet else None, check=False)  # noqa: S603
+        return done.returncode, _count(results), time.monotonic() - began
+
+
+def _count(results: Path) -> dict[str, int]:
+    if not results.exists():
+        return {}
+    suite = ET.parse(results).getroot().find("testsuite")  # noqa: S314 - pytest wrote it a moment ago
+    if suite is None:
+        return {}
+    counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+    return {"passed": counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"], **counts}
+
+
+def _summary(checks: Sequence[_Outcome], status: int) -> list[str]:
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        return [f"static checks that failed: {', '.join(failed)}"]
+    return ["all good"] if status == 0 else []

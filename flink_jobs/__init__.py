@@ -1,0 +1,1 @@
+"""Flink topologies and their thin operators; the scoring job is composed in ``score``."""

@@ -1,0 +1,46 @@
+"""What the scoring job's Python operators hand to each other, and what their cores need of Flink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+__all__ = ["ByteMap", "OutRow", "Part", "Record"]
+
+
+class ByteMap(Protocol):
+    """Keyed state of one shard: a map of strings to bytes."""
+
+    def get(self, key: str) -> bytes | None: ...
+    def put(self, key: str, value: bytes) -> None: ...
+    def remove(self, key: str) -> None: ...
+    def items(self) -> Iterable[tuple[str, bytes]]: ...
+
+
+class Record(NamedTuple):
+    """A Kafka record as read: ``source`` is its topic."""
+
+    source: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes] | None = None
+
+
+class Part(NamedTuple):
+    """A payload for the next operator of a shard."""
+
+    shard: int
+    payload: bytes
+
+
+class OutRow(NamedTuple):
+    """A record to write: ``lane`` is ``fast`` or ``ledger``."""
+
+    lane: str
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Mapping[str, bytes] | None = None

@@ -1,0 +1,142 @@
+"""The three operators of the scoring job without Flink: same cores, dict-backed state, deliveries in any order a network allows.
+
+A part reaches the next operator in order per (sender, receiver) pair and in no other order, as between Flink's subtasks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+
+from flink_jobs.cores import OutRow, Part, Record
+from flink_jobs.entities import EntityLogs
+from flink_jobs.infer import Infer
+from flink_jobs.ingest import Ingest
+from flink_jobs.observe import Observe
+from fraud.catalogue import CATALOGUE
+from fraud.rules import RuleSet
+from fraud.vector import Evaluator
+from serving.codec import Codec
+from serving.enrich import Enricher
+from serving.scoring import Scorer
+from serving.schemas import SCHEMAS
+from serving.validate import Validator
+from serving.versions import VersionedModels, VersionedRules
+
+# its address table takes a second to load
+ENRICHER = Enricher(b"a key for the tests alone")
+NO_RULES = RuleSet([], CATALOGUE.index).to_json()
+
+
+class DictMap:
+    """A ByteMap over a dict that can be copied: what a checkpoint keeps."""
+
+    def __init__(self, entries: dict[str, bytes] | None = None) -> None:
+        self.entries = dict(entries or {})
+
+    def get(self, key: str) -> bytes | None:
+        return self.entries.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        self.entries[key] = value
+
+    def remove(self, key: str) -> None:
+        self.entries.pop(key, None)
+
+    def items(self) -> Iterable[tuple[str, bytes]]:
+        return list(self.entries.items())
+
+
+def codec() -> Codec:
+    return Codec({name: i for i, name in enumerate(SCHEMAS, start=1)})
+
+
+class Pipeline:
+    """A job of ``shards`` shards, one subtask each; ``seed`` chooses among the allowed orders of delivery."""
+
+    def __init__(self, shards: int = 3, seed: int = 0, now_ms: int = 2_000_000_000_000, rules: str = NO_RULES) -> None:
+        self.codec = codec()
+        self.shards = shards
+        self.counts: dict[str, int] = defaultdict(int)
+        self._random = random.Random(seed)
+        self._now_ms = now_ms
+        self._rules = rules
+        names = ("cards", "progress", "entities", "pending", "control")
+        self.maps = [{name: DictMap() for name in names} for _ in range(shards)]
+        self._channels: dict[tuple[str, int, int], deque[bytes]] = defaultdict(deque)
+        self._build()
+
+    def _build(self) -> None:
+        def count(name: str, amount: int) -> None:
+            self.counts[name] += amount
+
+        def logs() -> EntityLogs:
+            return EntityLogs(Evaluator(), None, 100)
+
+        self.ingest = [
+            Ingest(
+                self.codec,
+                Validator(),
+                ENRICHER,
+                logs(),
+                Evaluator(),
+                shards=self.shards,
+                out_of_orderness_ms=60_000,
+                idle_ms=30_000,
+                now_ms=lambda: self._now_ms,
+                count=count,
+            )
+            for _ in range(self.shards)
+        ]
+        self.observe = [Observe(logs(), Evaluator()) for _ in range(self.shards)]
+        self.infer = [
+            Infer(
+                self.codec,
+                Scorer("stream", "test"),
+                VersionedRules(self.codec, self._rules),
+                VersionedModels(self.codec, None, None),
+                CATALOGUE,
+                blacklisted=lambda _tx: [],
+                count=count,
+            )
+            for _ in range(self.shards)
+        ]
+
+    def crash(self) -> None:
+        """Forget everything but the states and what is in flight: a restore from a checkpoint taken now."""
+        for maps in self.maps:
+            for name, entries in maps.items():
+                maps[name] = DictMap(entries.entries)
+        self._build()
+
+    def send(self, shard: int, records: Sequence[Record]) -> None:
+        """Hand one batch of records to a shard's first operator."""
+        for part in self.ingest[shard].process(shard, records, self.maps[shard]):
+            self._channels["observe", shard, part.shard].append(part.payload)
+
+    def drain(self, deliveries: int | None = None) -> list[OutRow]:
+        """Deliver what is in flight in a random allowed order, all of it or so many payloads; returns what came out."""
+        rows: list[OutRow] = []
+        while deliveries is None or deliveries > 0:
+            ready = [channel for channel, queue in self._channels.items() if queue]
+            if not ready:
+                break
+            stage, sender, shard = channel = self._random.choice(ready)
+            payload = self._channels[channel].popleft()
+            if stage == "observe":
+                for part in self.observe[shard].process(shard, payload, self.maps[shard]):
+                    self._channels["infer", shard, part.shard].append(part.payload)
+            else:
+                rows += self.infer[shard].process(shard, payload, self.maps[shard])
+            if deliveries is not None:
+                deliveries -= 1
+        return rows
+
+
+def record(codec: Codec, value: bytes | None, key: str | None, *, source: str = "transactions", partition: int = 0, offset: int = 0) -> Record:
+    """A Kafka record as the first operator gets it."""
+    return Record(source, partition, offset, 1_700_000_000_000 + offset, None if key is None else key.encode(), value, None)
+
+
+__all__ = ["DictMap", "OutRow", "Part", "Pipeline", "codec", "record"]

@@ -1,0 +1,21 @@
+"""One private stack for all integration tests of a run: real servers on free ports in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from infra.settings import StackSettings
+from infra.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running stack; a test that kills something must leave it healthy again (``stack.up()`` waits for that)."""
+    private = Stack(tmp_path_factory.mktemp("stack"), StackSettings.on_free_ports())
+    try:
+        private.up()
+        yield private
+    finally:
+        private.down()

@@ -1,0 +1,116 @@
+"""What the supervisor decides: when to try again, which job is missing, which checkpoint is newest, which ports a plan takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fraud.errors import Unavailable
+from infra.java import find_java_home, read_major
+from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, save_ticket
+from infra.layout import Layout
+from infra.plan import load_plan, make_plan, read_addresses, save_plan
+from infra.settings import PORT_FIELDS, StackSettings
+from infra.supervisor import Backoff, Orders
+
+TICKET = JobTicket("scoring", "module:function", ("one", "two"))
+
+
+def test_pauses_double_up_to_the_longest_and_start_anew_after_a_steady_run() -> None:
+    backoff, pauses = Backoff(first_s=1, longest_s=5, steady_s=30), []
+    for ran_s in (0, 0, 0, 0, 29, 31, 0):
+        pause, backoff = backoff.next(ran_s)
+        pauses.append(pause)
+    assert pauses == [1, 2, 4, 5, 5, 1, 2]
+
+
+def test_an_order_to_hurry_ends_a_pause() -> None:
+    orders = Orders()
+    threading.Timer(0.1, orders.hurry).start()
+    began = time.monotonic()
+    orders.pause(30)
+    assert time.monotonic() - began < 10
+
+
+def complete(layout: Layout, job_id: str, number: int) -> Path:
+    folder = layout.checkpoints / job_id / f"chk-{number}"
+    folder.mkdir(parents=True)
+    (folder / "_metadata").touch()
+    return folder
+
+
+def test_the_newest_checkpoint_is_the_highest_number_of_the_whole_chain_and_must_be_complete(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    complete(layout, "one", 9)
+    newest = complete(layout, "two", 10)
+    (layout.checkpoints / "two" / "chk-11").mkdir()
+    complete(layout, "a job of somebody else", 99)
+    assert find_newest_checkpoint(layout, TICKET) == newest.as_uri()
+
+
+def test_without_any_checkpoint_a_job_starts_from_what_its_chain_started_from(tmp_path: Path) -> None:
+    assert find_newest_checkpoint(Layout(tmp_path), TICKET) is None
+    assert find_newest_checkpoint(Layout(tmp_path), replace(TICKET, restore_from="file:///savepoint")) == "file:///savepoint"
+
+
+@pytest.mark.parametrize(
+    ("running", "missing"),
+    [
+        ([], [TICKET]),
+        ([JobStatus("another", "three", "RUNNING")], [TICKET]),
+        ([JobStatus("renamed", "two", "RESTARTING")], []),
+        ([JobStatus("scoring", "an id that was never written down", "RUNNING")], []),
+    ],
+)
+def test_a_job_is_missing_when_neither_its_ids_nor_its_name_run(running: list[JobStatus], missing: list[JobTicket]) -> None:
+    assert find_missing([TICKET], running) == missing
+
+
+def test_a_ticket_survives_its_file(tmp_path: Path) -> None:
+    save_ticket(Layout(tmp_path), TICKET)
+    assert load_tickets(Layout(tmp_path)) == [TICKET]
+
+
+def test_a_plan_has_no_port_twice_and_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
+    plan = make_plan(Layout(tmp_path), StackSettings.on_free_ports(taskmanagers=3))
+    ports = [getattr(plan.settings, name) for name in PORT_FIELDS]
+    metrics = plan.settings.flink_metrics_port
+    assert 0 not in ports
+    assert len({*ports, metrics + 1, metrics + 2, metrics + 3}) == len(ports) + 3
+    save_plan(plan)
+    assert load_plan(Layout(tmp_path)) == plan
+    assert read_addresses(tmp_path) == plan.addresses
+
+
+def test_a_home_without_a_stack_has_no_addresses(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="up"):
+        read_addresses(tmp_path)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAUDGUARD_KAFKA_PORT", "19092")
+    monkeypatch.setenv("FRAUDGUARD_TASKMANAGERS", "3")
+    assert (StackSettings().kafka_port, StackSettings().taskmanagers) == (19092, 3)
+
+
+def fake_java(folder: Path, version: str) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "java").touch(mode=0o755)
+    (folder / "release").write_text(f'JAVA_VERSION="{version}"\n')
+    return folder
+
+
+def test_a_java_of_another_version_is_passed_over_for_the_one_in_the_wheel(tmp_path: Path) -> None:
+    newer = fake_java(tmp_path / "newer", "21.0.2")
+    found = find_java_home({"JAVA_HOME": str(newer), "PATH": str(newer / "bin")})
+    assert found != newer
+    assert read_major(found) == 17
+
+
+def test_the_java_of_the_machine_is_used_when_it_is_the_right_one(tmp_path: Path) -> None:
+    own = fake_java(tmp_path / "own", "17.0.1")
+    assert find_java_home({"JAVA_HOME": str(own), "PATH": ""}) == own

@@ -1,0 +1,1 @@
+"""Point-in-time sets, training, evaluation: what turns history into a model."""
