@@ -12,11 +12,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from flink_jobs.cores import ByteMap
 from fraud.events import KINDS, Kind
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, encode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator
-from flink_jobs.cores import ByteMap
 from serving.online_writer import BufferedWriter
 
 __all__ = ["EntityLogs"]

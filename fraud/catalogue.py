@@ -110,7 +110,11 @@ _WINDOWED: Mapping[str, _Aggregate] = {
     "count_small": _Aggregate(k.A_SMALL, _TX, "transactions of at most 5.00 USD", bound=_HEAD_ONLY),
     "count_nearlimit": _Aggregate(k.A_NEARLIMIT, _TX, "transactions of 1,800.00 to 2,000.00 USD", persons_only=True),
     "zscore_amount": _Aggregate(
-        k.A_ZSCORE, "standard deviations", "amount against the earlier ones", "fewer than two earlier, or all equal", persons_only=True
+        k.A_ZSCORE,
+        "standard deviations",
+        "amount against the earlier ones",
+        "fewer than two earlier, or all equal",
+        persons_only=True,
     ),
     "ratio_mean_amount": _Aggregate(
         k.A_RATIO_MEAN, _RATIO, "amount over the mean of the earlier ones", f"{_FIRST}, or their mean is 0", bound=_FOLDED
@@ -138,7 +142,9 @@ _DELAYED: Mapping[str, _Aggregate] = {
     "risk": _Aggregate(k.A_DELAYED_RISK, _RATIO, "share of those labelled fraud by now, 0 when there are none", bound=_FOLDED),
 }
 _WINDOWLESS: Mapping[str, _Aggregate] = {
-    "seconds_since_previous": _Aggregate(k.A_SECONDS_SINCE_PREVIOUS, "s", "since the previous transaction", "none in 31 d", persons_only=True),
+    "seconds_since_previous": _Aggregate(
+        k.A_SECONDS_SINCE_PREVIOUS, "s", "since the previous transaction", "none in 31 d", persons_only=True
+    ),
     "km_from_previous": _Aggregate(k.A_KM, "km", "from the previous known position", "no position now or in 31 d", persons_only=True),
     "kmh_from_previous": _Aggregate(
         k.A_KMH, "km/h", "implied speed from there; at least 1 s is assumed", "no position now or in 31 d", persons_only=True
@@ -146,10 +152,18 @@ _WINDOWLESS: Mapping[str, _Aggregate] = {
     "count_tx_total": _Aggregate(k.A_TOTAL_COUNT, _TX, "since it was first seen; restarts after 90 d of silence"),
     "mean_amount_total": _Aggregate(k.A_TOTAL_MEAN, _MINOR, "mean amount since it was first seen"),
     "first_seen_merchant": _Aggregate(
-        k.A_FIRST_SEEN_A, _FLAG, "no earlier transaction with this merchant", bound=f"of those older than 31 d, {SEEN_CAP} are remembered", persons_only=True
+        k.A_FIRST_SEEN_A,
+        _FLAG,
+        "no earlier transaction with this merchant",
+        bound=f"of those older than 31 d, {SEEN_CAP} are remembered",
+        persons_only=True,
     ),
-    "first_seen_device": _Aggregate(k.A_FIRST_SEEN_B, _FLAG, "no earlier transaction from this device in 31 d", "no device", persons_only=True),
-    "first_seen_country": _Aggregate(k.A_FIRST_SEEN_COUNTRY, _FLAG, "no earlier transaction in this country in 31 d", "no country", persons_only=True),
+    "first_seen_device": _Aggregate(
+        k.A_FIRST_SEEN_B, _FLAG, "no earlier transaction from this device in 31 d", "no device", persons_only=True
+    ),
+    "first_seen_country": _Aggregate(
+        k.A_FIRST_SEEN_COUNTRY, _FLAG, "no earlier transaction in this country in 31 d", "no country", persons_only=True
+    ),
     "age_seconds": _Aggregate(k.A_AGE_SECONDS, "s", "since it was first seen; restarts after 90 d of silence"),
 }
 
@@ -168,7 +182,13 @@ _MERCHANT = (
     "risk_delayed7d_1d risk_delayed7d_7d risk_delayed7d_30d"
 )
 _SHARED = "count_tx_5m count_tx_1h count_tx_24h sum_amount_24h distinct_card_1h distinct_card_24h distinct_user_24h count_declined_1h"
-_DEFAULT: Mapping[Kind, str] = {Kind.CARD: _PERSON, Kind.USER: _PERSON, Kind.MERCHANT: _MERCHANT, Kind.DEVICE: _SHARED, Kind.IP: _SHARED}
+_DEFAULT: Mapping[Kind, str] = {
+    Kind.CARD: _PERSON,
+    Kind.USER: _PERSON,
+    Kind.MERCHANT: _MERCHANT,
+    Kind.DEVICE: _SHARED,
+    Kind.IP: _SHARED,
+}
 
 # The names that the sources of the requirements use (S-FEA-06 to S-FEA-22).
 _ALIASES: Mapping[str, str] = {
@@ -249,7 +269,9 @@ def _checked(feature: _Feature) -> _Feature:
     reach_ms = feature.window_ms + feature.delay_ms
     limit_ms = _retention_ms(feature.kind) - LATENESS_MS
     if reach_ms > limit_ms:
-        raise UnknownFeature(f"{feature.name}: reaches {reach_ms / DAY_MS:g} d back, the {feature.kind.name.lower()} log keeps {limit_ms / DAY_MS:g} d")
+        raise UnknownFeature(
+            f"{feature.name}: reaches {reach_ms / DAY_MS:g} d back, the {feature.kind.name.lower()} log keeps {limit_ms / DAY_MS:g} d"
+        )
     if feature.window_ms == 0 and aggregate.code < k.A_SECONDS_SINCE_PREVIOUS:
         raise UnknownFeature(f"{feature.name}: the window is empty")
     if feature.delay_ms == 0 and aggregate.code in (k.A_DELAYED_COUNT, k.A_DELAYED_RISK):

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["Denied", "InvalidEvent", "Unavailable"]
 
 
-class InvalidEvent(Exception):  # noqa: N818 - the domain's word; it is data, not a failure of the program
+class InvalidEvent(Exception):
     """An input that can never be scored: ``code`` is a stable machine-readable reason, ``detail`` is for people.
 
     ``detail`` never contains the payload.
@@ -21,7 +21,7 @@ class InvalidEvent(Exception):  # noqa: N818 - the domain's word; it is data, no
         self.detail = detail
 
 
-class Unavailable(Exception):  # noqa: N818 - the domain's word
+class Unavailable(Exception):
     """A dependency that cannot answer now: ``dependency`` names it."""
 
     def __init__(self, dependency: str, detail: str = "") -> None:
@@ -30,5 +30,5 @@ class Unavailable(Exception):  # noqa: N818 - the domain's word
         self.detail = detail
 
 
-class Denied(Exception):  # noqa: N818 - the domain's word
+class Denied(Exception):
     """A caller that may not do what it asks."""

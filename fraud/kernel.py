@@ -49,12 +49,32 @@ L_T, L_AMOUNT, L_A, L_B, L_LATLON, L_PACKED, L_TX = 0, 1, 2, 3, 4, 5, 6
 # --- columns of an event row (see fraud.vector) -------------------------------------------------------------------------
 E_T, E_AMOUNT, E_TX, E_CARD, E_USER, E_MERCHANT, E_DEVICE, E_IP = 0, 1, 2, 3, 4, 5, 6, 7
 E_LAT, E_LON, E_COUNTRY, E_MCC, E_FLAGS = 8, 9, 10, 11, 12
-E_BILL_LAT, E_BILL_LON, E_IP_LAT, E_IP_LON, E_IP_COUNTRY, E_CARD_COUNTRY, E_MERCHANT_COUNTRY, E_CARD_AGE = 13, 14, 15, 16, 17, 18, 19, 20
+E_BILL_LAT, E_BILL_LON, E_IP_LAT, E_IP_LON, E_IP_COUNTRY, E_CARD_COUNTRY, E_MERCHANT_COUNTRY, E_CARD_AGE = (
+    13,
+    14,
+    15,
+    16,
+    17,
+    18,
+    19,
+    20,
+)
 EVENT_WORDS = 21
 FLAG_DECLINED, FLAG_CARD_NOT_PRESENT, FLAG_CARD_PRESENT = 1, 2, 4
 
 # --- plan words (built by fraud.catalogue) ------------------------------------------------------------------------------
-P_KIND, P_RETENTION, P_HEAD_CAP, P_BUCKET, P_SEEN_CAP, P_WINDOWS, P_DELAYED, P_FEATURES, P_LIFETIME, P_PERSON = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+P_KIND, P_RETENTION, P_HEAD_CAP, P_BUCKET, P_SEEN_CAP, P_WINDOWS, P_DELAYED, P_FEATURES, P_LIFETIME, P_PERSON = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+)
 PLAN_HEADER = 10
 NEED_DISTINCT, NEED_ORDER = 1, 2
 
@@ -156,11 +176,6 @@ def empty_state() -> Ints:
 
 
 @njit("int64(int64[::1])", cache=True)
-def _labels_at(state: Ints) -> int:
-    return HEADER
-
-
-@njit("int64(int64[::1])", cache=True)
 def _seen_at(state: Ints) -> int:
     return HEADER + state[H_CAP_LABELS] * W_LABEL
 
@@ -208,7 +223,7 @@ def _with_room(state: Ints, labels: int, seen: int, buckets: int, log: int) -> A
     grown = _allocate(cap_labels, cap_seen, cap_buckets, cap_log)
     for word in (H_SEQ, H_LOG, H_LABELS, H_SEEN, H_BUCKETS, H_MAX_T, H_FIRST_T, H_TOTAL_COUNT, H_TOTAL_SUM, H_FOLDED_T):
         grown[word] = state[word]
-    _copy(state, _labels_at(state), grown, _labels_at(grown), state[H_LABELS] * W_LABEL)
+    _copy(state, HEADER, grown, HEADER, state[H_LABELS] * W_LABEL)
     _copy(state, _seen_at(state), grown, _seen_at(grown), state[H_SEEN] * W_SEEN)
     _copy(state, _buckets_at(state), grown, _buckets_at(grown), state[H_BUCKETS] * W_BUCKET)
     _copy(state, _log_at(state), grown, _log_at(grown), state[H_LOG] * W_LOG)
@@ -348,11 +363,12 @@ def _delayed(state: Ints, t: int, delay: int, window: int, pair: Floats) -> None
     newest, oldest = t - delay, t - delay - window
     log, n = _log_at(state), state[H_LOG]
     count = _upper_bound(state, log, W_LOG, n, newest) - _upper_bound(state, log, W_LOG, n, oldest)
-    labels, m = _labels_at(state), state[H_LABELS]
+    labels, m = HEADER, state[H_LABELS]
     fraud = _upper_bound(state, labels, W_LABEL, m, newest) - _upper_bound(state, labels, W_LABEL, m, oldest)
     buckets = _buckets_at(state)
     for i in range(
-        _upper_bound(state, buckets, W_BUCKET, state[H_BUCKETS], oldest), _upper_bound(state, buckets, W_BUCKET, state[H_BUCKETS], newest)
+        _upper_bound(state, buckets, W_BUCKET, state[H_BUCKETS], oldest),
+        _upper_bound(state, buckets, W_BUCKET, state[H_BUCKETS], newest),
     ):
         count += state[buckets + i * W_BUCKET + 1]
         fraud += state[buckets + i * W_BUCKET + 3]
@@ -420,7 +436,7 @@ def _features(state: Ints, event: Ints, position: int, a: int, b: int, plan: Int
         aggregate, index = plan[wanted + 2 * f], plan[wanted + 2 * f + 1]
         value = math.nan
         if aggregate == A_FRAUD:
-            labels, m = _labels_at(state), state[H_LABELS]
+            labels, m = HEADER, state[H_LABELS]
             value = _upper_bound(state, labels, W_LABEL, m, t) - _upper_bound(state, labels, W_LABEL, m, t - plan[PLAN_HEADER + index])
         elif aggregate < A_WINDOWED:
             value = table[index * A_WINDOWED + aggregate]
@@ -505,9 +521,9 @@ def _prune(state: Ints, plan: Ints) -> Any:
             state = _remember(state, state[_log_at(state) + i * W_LOG + L_A], plan[P_SEEN_CAP])
         _drop_front(state, _log_at(state), state[H_LOG] * W_LOG, drop * W_LOG)
         state[H_LOG] -= drop
-    drop = _upper_bound(state, _labels_at(state), W_LABEL, state[H_LABELS], horizon)
+    drop = _upper_bound(state, HEADER, W_LABEL, state[H_LABELS], horizon)
     if drop > 0:
-        _drop_front(state, _labels_at(state), state[H_LABELS] * W_LABEL, drop * W_LABEL)
+        _drop_front(state, HEADER, state[H_LABELS] * W_LABEL, drop * W_LABEL)
         state[H_LABELS] -= drop
     drop = _upper_bound(state, _buckets_at(state), W_BUCKET, state[H_BUCKETS], horizon)
     if drop > 0:
@@ -527,9 +543,9 @@ def _prune(state: Ints, plan: Ints) -> Any:
     if cap > 0 and state[H_LABELS] > cap:
         fold = state[H_LABELS] // 2
         for i in range(fold):
-            t = state[_labels_at(state) + i * W_LABEL]
+            t = state[HEADER + i * W_LABEL]
             state = _into_bucket(state, t - t % plan[P_BUCKET], 0, 0, 1)
-        _drop_front(state, _labels_at(state), state[H_LABELS] * W_LABEL, fold * W_LABEL)
+        _drop_front(state, HEADER, state[H_LABELS] * W_LABEL, fold * W_LABEL)
         state[H_LABELS] -= fold
     return state
 
@@ -605,7 +621,7 @@ def observe(state: Ints, event: Ints, plan: Ints, scratch: Ints, out: Floats, ap
 def apply_label(state: Ints, plan: Ints, tx_time: int, tx_hash: int, is_fraud: bool) -> Any:
     """Enter a label into the entity's log: fraud is remembered by transaction, once; a reversal takes it back."""
     state[H_SEQ] += 1
-    at, n = _labels_at(state), state[H_LABELS]
+    at, n = HEADER, state[H_LABELS]
     for i in range(n):
         if state[at + i * W_LABEL + 1] == tx_hash:
             if not is_fraud:
@@ -615,7 +631,7 @@ def apply_label(state: Ints, plan: Ints, tx_time: int, tx_hash: int, is_fraud: b
     if not is_fraud:
         return state
     state = _with_room(state, n + 1, 0, 0, 0)
-    at = _labels_at(state)
+    at = HEADER
     place = _upper_bound(state, at, W_LABEL, n, tx_time)
     for i in range(at + n * W_LABEL - 1, at + place * W_LABEL - 1, -1):
         state[i + W_LABEL] = state[i]

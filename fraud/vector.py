@@ -21,7 +21,7 @@ from fraud.events import Kind, Transaction, hash64
 from fraud.geo import MISSING, haversine_km, pack_country
 from fraud.state import decode_state
 
-__all__ = ["Evaluator", "all_event_features", "channel_flags", "event_features", "event_row", "evaluate_vector", "tenant_hash"]
+__all__ = ["Evaluator", "all_event_features", "channel_flags", "evaluate_vector", "event_features", "event_row", "tenant_hash"]
 
 _CARD_PRESENT = frozenset({"pos", "chip", "swipe", "contactless", "atm"})
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
@@ -160,9 +160,7 @@ class Evaluator:
         return vector
 
 
-def evaluate_vector(
-    tx: Transaction, states: Sequence[bytes | None], evaluator: Evaluator | None = None
-) -> NDArray[np.float64]:
+def evaluate_vector(tx: Transaction, states: Sequence[bytes | None], evaluator: Evaluator | None = None) -> NDArray[np.float64]:
     """Evaluate every feature of a transaction over encoded entity states (order of ``Kind``), leaving no trace.
 
     ``None`` where the online store holds nothing: the entity's features are evaluated over an empty log if the transaction

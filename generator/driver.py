@@ -198,7 +198,7 @@ class Driver:
 
     def _send_transaction(self, item: Outgoing) -> None:
         tx = item.record
-        assert isinstance(tx, Transaction)  # noqa: S101 - narrows the type
+        assert isinstance(tx, Transaction)
         identity = decision_id(tx.tenant_id, tx.transaction_id)
         self._outstanding[item.card] += 1
         self._in_flight += 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -157,6 +157,7 @@ def _parse(text: str) -> Address:
     return mapped or address
 
 
+@cache
 def _country_lookup() -> Callable[[str], str | None]:
     # Imported here: the module is 100 KB of source and half a second on a cold disk, and only an Enricher needs it.
     import geoip2fast  # noqa: PLC0415

@@ -393,6 +393,8 @@ def _convert(target: str, source: ColumnSource, schema: pl.Schema, decimals: pl.
 def _typed(target: str, source: ColumnSource, schema: pl.Schema, decimals: pl.Expr) -> pl.Expr:
     assert source.column is not None
     column, given, dtype = pl.col(source.column), schema[source.column], CANONICAL_SCHEMA[target]
+    if given == pl.String and dtype != pl.String:
+        column = column.str.strip_chars()
     if target == "event_time_ms":
         return _time_ms(source, column, given)
     if target == "amount_minor" and source.unit == "major":
@@ -435,7 +437,7 @@ def _time_ms(source: ColumnSource, column: pl.Expr, given: pl.DataType) -> pl.Ex
     unit = source.unit or ("datetime" if given.is_temporal() else "ms")
     if unit == "datetime":
         if given in (pl.String, pl.Categorical):
-            return _parsed_ms(column.cast(pl.String).str.strip_chars(), source.format)
+            return _parsed_ms(column.cast(pl.String), source.format)
         if given != pl.Date and not isinstance(given, pl.Datetime):
             raise HistoryError("bad_mapping", f"event_time_ms: {source.column} is of type {given}; give unit ms, s, us or ns")
         return column.cast(pl.Datetime("ms")).dt.timestamp("ms") if given == pl.Date else column.dt.timestamp("ms")

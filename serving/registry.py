@@ -29,11 +29,11 @@ _COMPATIBILITY = "BACKWARD"
 _MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 _MAX_ID = 2**31 - 1
 _MAX_REPLY_BYTES = 1024 * 1024
-_NOT_FOUND = 404
+_SCHEMA_NOT_FOUND = 40403  # a bare 404 may as well be a wrong address
 _REFUSED = frozenset({409, 422})
 
 
-class IncompatibleSchema(ValueError):  # noqa: N818 - the domain's word
+class IncompatibleSchema(ValueError):
     """A new version of a schema that cannot read what the one in force has written: a mistake of ours, found before it runs."""
 
 
@@ -152,12 +152,12 @@ class HttpRegistry:
     def register(self, subject: str, schema: str) -> int:
         """See :meth:`SchemaRegistry.register`; sets the subject to BACKWARD first."""
         path = quote(subject, safe="")
-        self._must("PUT", f"/config/{path}", {"compatibility": _COMPATIBILITY})
+        status, reply = self._ask("PUT", f"/config/{path}", {"compatibility": _COMPATIBILITY})
+        _check(status, reply)
         status, reply = self._ask("POST", f"/subjects/{path}/versions", {"schema": schema, "schemaType": "AVRO"})
         if status in _REFUSED:
             raise IncompatibleSchema(f"{subject}: {reply.get('message', status)}")
-        _check(status, reply)
-        schema_id = int(reply["id"])
+        schema_id: int = _checked(status, reply, "id", int)
         self._texts[schema_id] = schema
         return schema_id
 
@@ -173,13 +173,13 @@ class HttpRegistry:
         if not 0 < schema_id <= _MAX_ID or self._is_known_to_be_unknown(schema_id, now):
             raise InvalidEvent("unknown_schema_id", str(schema_id))
         status, reply = self._ask("GET", f"/schemas/ids/{schema_id}")
-        if status == _NOT_FOUND:
+        if reply.get("error_code") == _SCHEMA_NOT_FOUND:
             self._unknown_until[schema_id] = now + self._unknown_ttl_s
             raise InvalidEvent("unknown_schema_id", str(schema_id))
-        _check(status, reply)
-        if reply.get("schemaType", "AVRO") != "AVRO" or not isinstance(reply.get("schema"), str):
+        text: str = _checked(status, reply, "schema", str)
+        if reply.get("schemaType", "AVRO") != "AVRO":
             raise InvalidEvent("wrong_schema", f"the schema {schema_id} is not Avro")
-        return str(reply["schema"])
+        return text
 
     def _is_known_to_be_unknown(self, schema_id: int, now: float) -> bool:
         until = self._unknown_until.get(schema_id)
@@ -188,9 +188,6 @@ class HttpRegistry:
         if len(self._unknown_until) >= self._unknown_limit:
             self._unknown_until = {other: until for other, until in self._unknown_until.items() if until > now}
         return len(self._unknown_until) >= self._unknown_limit
-
-    def _must(self, method: str, path: str, body: dict[str, str]) -> None:
-        _check(*self._ask(method, path, body))
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
         connection = (HTTPSConnection if self._secure else HTTPConnection)(self._host, self._port, timeout=self._timeout_s)
@@ -213,3 +210,10 @@ def _object(response: HTTPResponse) -> dict[str, Any]:
 def _check(status: int, reply: dict[str, Any]) -> None:
     if status != 200:
         raise Unavailable(DEPENDENCY, f"status {status}: {str(reply.get('message', ''))[:200]}")
+
+
+def _checked(status: int, reply: dict[str, Any], key: str, type_: type) -> Any:
+    _check(status, reply)
+    if not isinstance(reply.get(key), type_):
+        raise Unavailable(DEPENDENCY, f"an answer without {key}")
+    return reply[key]

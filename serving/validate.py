@@ -137,9 +137,10 @@ def _unusual_id(value: str, name: str) -> str:
 
 
 def _tenant(value: str) -> str:
-    if "|" in value:  # it separates tenant and entity in every state key
+    value = _id(value, "tenant_id")
+    if "|" in value:  # it separates tenant and entity in every state key; looked for after NFKC, which can make one
         raise InvalidEvent("bad_tenant", "tenant_id contains a vertical bar")
-    return _id(value, "tenant_id")
+    return value
 
 
 def _check_text(value: str, name: str, bad: frozenset[str] = _BAD_IN_TEXT) -> None:

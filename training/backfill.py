@@ -177,9 +177,7 @@ def run(
         items, starts = _items(events[:, _ENTITY_WORDS[kind]], label_entity, order(kind))
         event_seq, label_seq = np.full(len(events), -1, np.int64), np.full(len(labels.facts), -1, np.int64)
         column = catalogue.slices[kind].start
-        k.replay(
-            events, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq
-        )
+        k.replay(events, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)
         seqs[:, kind], label_seqs[:, kind] = event_seq, label_seq
 
     with ThreadPoolExecutor(threads) as pool:
@@ -194,4 +192,3 @@ def first_occurrences(events: Ints) -> NDArray[np.bool_]:
     first = np.ones(len(events), dtype=np.bool_)
     first[order[1:]] = (sorted_ids[1:] != sorted_ids[:-1]).any(axis=1)
     return first
-

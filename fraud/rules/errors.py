@@ -8,7 +8,7 @@ from difflib import get_close_matches
 __all__ = ["InvalidRules", "did_you_mean"]
 
 
-class InvalidRules(ValueError):  # noqa: N818 - named as the other refusals of the core are
+class InvalidRules(ValueError):
     """A rule set that is refused as a whole.
 
     Attributes:

@@ -19,8 +19,8 @@ from fraud.rules import RuleSet
 from fraud.vector import Evaluator
 from serving.codec import Codec
 from serving.enrich import Enricher
-from serving.scoring import Scorer
 from serving.schemas import SCHEMAS
+from serving.scoring import Scorer
 from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
@@ -122,7 +122,7 @@ class Pipeline:
             ready = [channel for channel, queue in self._channels.items() if queue]
             if not ready:
                 break
-            stage, sender, shard = channel = self._random.choice(ready)
+            stage, _, shard = channel = self._random.choice(ready)
             payload = self._channels[channel].popleft()
             if stage == "observe":
                 for part in self.observe[shard].process(shard, payload, self.maps[shard]):
@@ -134,7 +134,7 @@ class Pipeline:
         return rows
 
 
-def record(codec: Codec, value: bytes | None, key: str | None, *, source: str = "transactions", partition: int = 0, offset: int = 0) -> Record:
+def record(value: bytes | None, key: str | None, *, source: str = "transactions", partition: int = 0, offset: int = 0) -> Record:
     """A Kafka record as the first operator gets it."""
     return Record(source, partition, offset, 1_700_000_000_000 + offset, None if key is None else key.encode(), value, None)
 

@@ -52,15 +52,15 @@ def _records(pipeline: Pipeline, rng: random.Random, n: int) -> list[tuple[int, 
             tx.lon = None
         shard = zlib.crc32(tx.card_id.encode()) % pipeline.shards
         value = pipeline.codec.encode_transaction(tx)
-        found.append((shard, record(pipeline.codec, value, tx.card_id, partition=shard, offset=len(found))))
+        found.append((shard, record(value, tx.card_id, partition=shard, offset=len(found))))
         if rng.random() < 0.2:
-            found.append((shard, record(pipeline.codec, value, tx.card_id, partition=shard, offset=len(found))))
+            found.append((shard, record(value, tx.card_id, partition=shard, offset=len(found))))
         if rng.random() < 0.2:
             label = Label(
                 tx.transaction_id, tx.tenant_id, tx.card_id, tx.merchant_id, tx.event_time_ms, clock, rng.random() < 0.8, tx.user_id
             )
             encoded = pipeline.codec.encode_label(label)
-            found.append((shard, record(pipeline.codec, encoded, tx.card_id, source="labels", offset=len(found))))
+            found.append((shard, record(encoded, tx.card_id, source="labels", offset=len(found))))
     return found
 
 
@@ -150,7 +150,7 @@ def test_a_duplicate_is_counted_and_leaves_no_trace() -> None:
     pipeline = Pipeline(shards=1)
     tx = _transaction(rng, 0, START_MS)
     tx.lat = tx.lon = None
-    copies = [record(pipeline.codec, pipeline.codec.encode_transaction(tx), tx.card_id, offset=i) for i in range(3)]
+    copies = [record(pipeline.codec.encode_transaction(tx), tx.card_id, offset=i) for i in range(3)]
     pipeline.send(0, copies[:1])
     first = pipeline.drain()
     states = {name: dict(entries.entries) for name, entries in pipeline.maps[0].items() if name in ("cards", "entities")}
@@ -169,9 +169,9 @@ def test_bad_records_become_dead_letters_and_the_rest_is_scored() -> None:
     good.lat = good.lon = None
     value = pipeline.codec.encode_transaction(good)
     bad = [None, b"", b"\x07rubbish", value[:-4], value + b"\0", b"\0\0\0\0\x63" + value[5:], bytes(300_000)]
-    records = [record(pipeline.codec, data, good.card_id, partition=2, offset=100 + i) for i, data in enumerate(bad)]
-    records.append(record(pipeline.codec, value, None, offset=1))
-    records.append(record(pipeline.codec, value, good.card_id, offset=2))
+    records = [record(data, good.card_id, partition=2, offset=100 + i) for i, data in enumerate(bad)]
+    records.append(record(value, None, offset=1))
+    records.append(record(value, good.card_id, offset=2))
     pipeline.send(0, records)
     rows = pipeline.drain()
     letters = [pipeline.codec.decode_dead_letter(row.value) for row in rows if row.topic == ledger.DEAD_LETTERS]

@@ -102,7 +102,7 @@ def test_fields_in_another_order_and_narrower_types_are_read() -> None:
 
 
 def test_a_date_annotation_of_the_writer_leaves_numbers_numbers() -> None:
-    """fastavro would return a datetime, which no feature could be computed from."""
+    """Fastavro would return a datetime, which no feature could be computed from."""
     schema = changed("transaction", lambda fields: named(fields, "event_time_ms").update(type={"type": "long", "logicalType": "timestamp-millis"}))
     decoded = decode("transaction", written(schema, plain(transaction())), knowing(schema))
     assert decoded.event_time_ms == transaction().event_time_ms
@@ -110,7 +110,7 @@ def test_a_date_annotation_of_the_writer_leaves_numbers_numbers() -> None:
 
 
 def test_what_a_skipped_field_hides_is_still_checked() -> None:
-    """fastavro skips a field without looking whether it is there; a value cut inside a skipped last field must not pass."""
+    """Fastavro skips a field without looking whether it is there; a value cut inside a skipped last field must not pass."""
     schema = changed("transaction", lambda fields: fields.append({"name": "note", "type": "string", "default": ""}))
     value = written(schema, {**plain(transaction()), "note": "a long enough note"})
     by = knowing(schema)
@@ -154,7 +154,7 @@ def test_every_avro_type_can_be_skipped_and_damage_to_it_is_refused_or_harmless(
 
 
 def test_a_block_whose_size_is_a_lie_is_malformed() -> None:
-    """fastavro would jump by that size, backwards too."""
+    """Fastavro would jump by that size, backwards too."""
     schema = changed("label", lambda fields: fields.insert(0, {"name": "extra", "type": {"type": "array", "items": "boolean"}}))
     value = written(schema, {**plain(SAMPLES["label"]), "extra": [True, True]})
     honest = b"\x03\x04\x01\x01\x00"  # two items in a block of two bytes

@@ -82,7 +82,7 @@ def amounts(values: list[float] | list[str], **source: object) -> list[int]:
 
 def test_handbook_rows_become_transactions(write: Write) -> None:
     frame = read_history(write(handbook_rows()))
-    assert CANONICAL_SCHEMA == frame.schema
+    assert frame.schema == CANONICAL_SCHEMA
     second = frame.row(1, named=True)
     expected = {
         "transaction_id": "1",

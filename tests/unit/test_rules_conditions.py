@@ -287,4 +287,4 @@ def test_any_text_is_a_condition_or_is_refused(text: str) -> None:
     try:
         parse(text)
     except InvalidRules as error:
-        assert error.problem  # noqa: PT017 - parsing may also succeed
+        assert error.problem

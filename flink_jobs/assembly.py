@@ -1,0 +1,132 @@
+"""Builds the three cores on a worker, from settings that travelled with the job.
+
+The only place of this package that opens connections and files; everything else receives its collaborators.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from flink_jobs.entities import EntityLogs
+from flink_jobs.infer import Infer
+from flink_jobs.ingest import Ingest
+from flink_jobs.observe import Observe
+from fraud.catalogue import CATALOGUE
+from fraud.events import KINDS, Transaction, entity_ids
+from fraud.vector import Evaluator
+from serving.blacklist import Blacklist
+from serving.codec import Codec
+from serving.enrich import Enricher
+from serving.online_store import OnlineStore
+from serving.online_writer import BufferedWriter
+from serving.registry import HttpRegistry
+from serving.scoring import Scorer
+from serving.validate import Validator
+from serving.versions import VersionedModels, VersionedRules
+
+__all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
+
+Count = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What the cores need to know; plain values, as they travel as JSON.
+
+    ``started_ms`` is the submission's wall clock: it numbers the attempts of the job in the online store.
+    """
+
+    shards: int
+    schema_ids: Mapping[str, int]
+    registry_url: str
+    redis_url: str
+    models_dir: str
+    ip_hash_key_file: str
+    default_rules: str | None
+    default_model: str | None
+    code_version: str
+    city_db: str | None = None
+    asn_db: str | None = None
+    out_of_orderness_ms: int = 60_000
+    idle_ms: int = 30_000
+    cache_entries: int = 50_000
+
+
+def now_ms() -> int:
+    """Wall clock, ms UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def build_ingest(settings: CoreSettings, count: Count) -> Ingest:
+    """Core of the first operator."""
+    evaluator = Evaluator()
+    return Ingest(
+        _codec(settings),
+        Validator(),
+        _enricher(settings),
+        _logs(settings, evaluator),
+        evaluator,
+        shards=settings.shards,
+        out_of_orderness_ms=settings.out_of_orderness_ms,
+        idle_ms=settings.idle_ms,
+        now_ms=now_ms,
+        count=count,
+    )
+
+
+def build_observe(settings: CoreSettings, _count: Count) -> Observe:
+    """Core of the second operator."""
+    evaluator = Evaluator()
+    return Observe(_logs(settings, evaluator), evaluator)
+
+
+def build_infer(settings: CoreSettings, count: Count) -> Infer:
+    """Core of the third operator."""
+    codec = _codec(settings)
+    return Infer(
+        codec,
+        Scorer("stream", settings.code_version),
+        VersionedRules(codec, settings.default_rules),
+        VersionedModels(codec, Path(settings.models_dir), settings.default_model),
+        CATALOGUE,
+        blacklisted=_Blacklisted(settings.redis_url),
+        count=count,
+    )
+
+
+def _codec(settings: CoreSettings) -> Codec:
+    return Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
+
+
+def _logs(settings: CoreSettings, evaluator: Evaluator) -> EntityLogs:
+    # 100 ms: a slow store may delay a batch once, then the writer pauses; the store catches up with the entities' newest states
+    store = OnlineStore(settings.redis_url, timeout_s=0.1)
+    return EntityLogs(evaluator, BufferedWriter(store, started_ms=now_ms()), settings.cache_entries)
+
+
+def _enricher(settings: CoreSettings) -> Enricher:
+    return _shared_enricher(settings.ip_hash_key_file, settings.city_db, settings.asn_db)
+
+
+@cache
+def _shared_enricher(key_file: str, city_db: str | None, asn_db: str | None) -> Enricher:
+    """One a process: its country data takes 50 MB."""
+    return Enricher(Path(key_file).read_bytes(), city_db and Path(city_db), asn_db and Path(asn_db))
+
+
+class _Blacklisted:
+    """Names of the lists that a transaction is on, as of the last refresh."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._blacklist = Blacklist(redis_url)
+        self._tenants: set[str] = set()
+
+    def __call__(self, tx: Transaction) -> list[str]:
+        self._tenants.add(tx.tenant_id)
+        self._blacklist.refresh(self._tenants, time.monotonic())
+        ids = entity_ids(tx)
+        return [kind for kind, entity in zip(KINDS, ids, strict=True) if self._blacklist.contains(tx.tenant_id, kind, entity)]

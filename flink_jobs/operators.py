@@ -1,0 +1,129 @@
+"""The Python operators of the scoring job: shells that hand Flink's rows and state to the cores.
+
+A row is ``(key, (shard, kind, payload))``; ``key`` is the integer that stands for the shard (see ``shards``).  Each operator
+instance builds its own core when it opens, so a restarted task starts with empty caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from pyflink.common import Row, Time, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfig
+
+from flink_jobs import assembly, infer, ingest, observe
+from flink_jobs.assembly import CoreSettings
+from flink_jobs.cores import ByteMap, OutRow, Part, Record
+
+__all__ = ["InferOperator", "IngestOperator", "ObserveOperator"]
+
+LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
+_FAST, _LEDGER = 0, 1
+
+
+class _FlinkMap:
+    """A ByteMap over Flink's map state; what it addresses follows the key of the current row."""
+
+    def __init__(self, state: MapState) -> None:
+        self._state = state
+
+    def get(self, key: str) -> bytes | None:
+        value = self._state.get(key)
+        return None if value is None else bytes(value)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._state.put(key, value)
+
+    def remove(self, key: str) -> None:
+        self._state.remove(key)
+
+    def items(self) -> Iterable[tuple[str, bytes]]:
+        return [(key, bytes(value)) for key, value in self._state.items()]
+
+
+class _Shell(KeyedProcessFunction):
+    """What the operators share: state maps by name, a core of their own, counters by name."""
+
+    maps: tuple[str, ...] = ()
+    build: Callable[[CoreSettings, Callable[[str, int], None]], Any]
+
+    def __init__(self, settings: CoreSettings, keys: list[int]) -> None:
+        self._settings = settings
+        self._keys = keys
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        self._maps: Mapping[str, ByteMap] = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
+        group = runtime_context.get_metrics_group()
+        counters: dict[str, Any] = {}
+
+        def count(name: str, amount: int) -> None:
+            if name not in counters:
+                counters[name] = group.counter(name)
+            counters[name].inc(amount)
+
+        self._core = type(self).build(self._settings, count)
+
+    def _rows(self, parts: Iterable[Part]) -> Iterator[Row]:
+        for part in parts:
+            yield Row(self._keys[part.shard], Row(part.shard, "part", part.payload))
+
+
+def _descriptor(name: str) -> MapStateDescriptor:
+    descriptor = MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+    if name in ("cards", "entities"):
+        ttl = StateTtlConfig.new_builder(Time.days(LIFETIME_DAYS)).cleanup_in_rocksdb_compact_filter(1_000).build()
+        descriptor.enable_time_to_live(ttl)
+    return descriptor
+
+
+class IngestOperator(_Shell):
+    """Batches of Kafka records in, parts out."""
+
+    maps = ingest.MAPS
+    build = staticmethod(assembly.build_ingest)
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
+        shard, rows = value
+        records = [_record(row) for row in rows]
+        yield from self._rows(self._core.process(shard, records, self._maps))
+
+
+def _record(row: Any) -> Record:
+    source, partition, offset, timestamp_ms, key, value, headers = row
+    return Record(source, partition, offset, timestamp_ms, _bytes(key), _bytes(value), headers)
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+class ObserveOperator(_Shell):
+    """Parts in, parts out."""
+
+    maps = observe.MAPS
+    build = staticmethod(assembly.build_observe)
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
+        shard, _, payload = value
+        yield from self._rows(self._core.process(shard, bytes(payload), self._maps))
+
+
+class InferOperator(_Shell):
+    """Parts and control records in, output records out: ``(lane, topic, key, value)``."""
+
+    maps = infer.MAPS
+    build = staticmethod(assembly.build_infer)
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
+        shard, kind, payload = value
+        if kind != "part":
+            self._core.control(shard, kind, _bytes(payload), self._maps)
+            return
+        for out in self._core.process(shard, bytes(payload), self._maps):
+            yield _out(out)
+
+
+def _out(out: OutRow) -> Row:
+    return Row(_FAST if out.lane == "fast" else _LEDGER, out.topic, out.key, out.value)

@@ -1,0 +1,197 @@
+"""The scoring job: transactions and labels in, exact features, decisions out.
+
+::
+
+    transactions, labels ─► batch by shard ─► ingest ─► observe ─► infer ─► decisions              (fast lane, at-least-once)
+                            (SQL, JVM)                               ▲  └─► fraud-events, fraud_alerts, transactions.dlq,
+    rules, models ─► one copy a shard (SQL, JVM) ────────────────────┘      labels-applied         (ledger, one transaction)
+
+Everything between the Python operators runs in the JVM; the operators are keyed in the JVM, and are called once a batch.  See
+docs/adr/0002 for why.  This module composes; the work is in the cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyflink.common import Configuration, Types
+from pyflink.datastream import DataStream, StreamExecutionEnvironment
+from pyflink.datastream.data_stream import KeyedStream
+from pyflink.java_gateway import get_gateway
+from pyflink.table import StreamTableEnvironment
+
+from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.settings import JOB_NAME, JobSettings
+from flink_jobs.shards import shard_keys
+from serving import ledger
+
+__all__ = ["build", "submit"]
+
+_BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+_RECORD = Types.ROW([Types.STRING(), Types.INT(), Types.LONG(), Types.LONG(), _BYTES, _BYTES, Types.MAP(Types.STRING(), _BYTES)])
+_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.OBJECT_ARRAY(_RECORD)])])
+_PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), _BYTES])])
+_OUT = Types.ROW_NAMED(["lane", "topic", "k", "v"], [Types.INT(), Types.STRING(), _BYTES, _BYTES])
+
+_LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
+# 4 MiB: a dead letter repeats what came in, and a record of a batch may be as large as the broker takes
+_MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+
+def _configuration(settings: JobSettings) -> Configuration:
+    options = {
+        "python.execution-mode": "thread",  # Python inside the TaskManager: no process and no socket between it and the state
+        "python.executable": sys.executable,
+        "pipeline.max-parallelism": settings.max_parallelism,
+        "execution.buffer-timeout.interval": "1 ms",  # the default of 100 ms would be most of the latency
+        "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
+        "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "state.backend.type": "rocksdb",
+        "table.exec.uid.generation": "ALWAYS",
+    }
+    if settings.restore_from is not None:
+        options["execution.state-recovery.path"] = settings.restore_from
+        options["execution.state-recovery.ignore-unclaimed-state"] = str(settings.allow_unclaimed_state).lower()
+    configuration = Configuration()
+    for name, value in options.items():
+        configuration.set_string(name, str(value))
+    return configuration
+
+
+def build(table_env: StreamTableEnvironment, settings: JobSettings) -> None:
+    """Lay out the job on an environment; nothing runs before its ``execute``."""
+    shards = settings.core.shards
+    keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(key, settings.max_parallelism))
+    core = settings.core
+    batches = _batches(table_env, settings, keys)
+    ingested = _keyed(batches).process(IngestOperator(core, keys), _PART).name("ingest").uid("ingest")
+    observed = _keyed(ingested).process(ObserveOperator(core, keys), _PART).name("observe").uid("observe")
+    controlled = observed.union(_control(table_env, settings, keys))
+    scored = _keyed(controlled).process(InferOperator(core, keys), _OUT).name("infer").uid("infer")
+    _write(table_env, scored, settings)
+
+
+def _key_group(key: int, max_parallelism: int) -> int:
+    """Key group of an integer key, asked of Flink itself."""
+    gateway = get_gateway()
+    fields = gateway.new_array(gateway.jvm.Object, 1)
+    fields[0] = key
+    row = gateway.jvm.org.apache.flink.types.Row.of(fields)
+    return int(gateway.jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup(row, max_parallelism))
+
+
+def _keyed(stream: DataStream) -> KeyedStream:
+    """Key by the first field in the JVM: ``DataStream.key_by`` would put a Python operator in front."""
+    jvm = get_gateway().jvm
+    selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
+    key_type = Types.ROW([Types.INT()]).get_java_type_info()
+    return KeyedStream(stream._j_data_stream.keyBy(selector, key_type), None, stream)  # noqa: SLF001
+
+
+def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings) -> None:
+    table_env.execute_sql(
+        f"""CREATE TEMPORARY TABLE {name} (
+            k BYTES, v BYTES,
+            topic STRING METADATA VIRTUAL, `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, headers MAP<STRING, BYTES> METADATA VIRTUAL,
+            arrival AS PROCTIME()
+        ) WITH (
+            'connector' = 'kafka', 'topic' = '{topics}',
+            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
+            'properties.group.id' = '{settings.group_id}',
+            'properties.isolation.level' = 'read_committed',
+            'properties.fetch.max.wait.ms' = '5',
+            'scan.startup.mode' = 'earliest-offset',
+            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
+        )"""
+    )
+
+
+def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int]) -> DataStream:
+    """Records of transactions and labels, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival."""
+    _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings)
+    shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
+    table_env.execute_sql(
+        f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, arrival, topic, `partition`, `offset`,
+            EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v, headers FROM records_in"""
+    )
+    batches = table_env.sql_query(
+        f"""SELECT {_key_of("shard", keys)}, ROW(shard, ARRAY_AGG(ROW(topic, `partition`, `offset`, ts, k, v, headers)))
+            FROM TABLE(TUMBLE(TABLE records_by_shard, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
+            GROUP BY window_start, window_end, shard"""
+    )
+    return table_env.to_append_stream(batches, _BATCH)
+
+
+def _control(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int]) -> DataStream:
+    """Rule sets and models, one copy for each shard: what a broadcast would do, with thread mode and with keyed state."""
+    _source_table(table_env, "control_in", "rules;models", settings)
+    numbers = ", ".join(map(str, range(len(keys))))
+    copies = table_env.sql_query(
+        f"""SELECT {_key_of("shard", keys)}, ROW(shard, topic, v)
+            FROM control_in CROSS JOIN UNNEST(ARRAY[{numbers}]) AS shards(shard)"""
+    )
+    return table_env.to_append_stream(copies, _PART)
+
+
+def _key_of(column: str, keys: list[int]) -> str:
+    return f"ARRAY[{', '.join(map(str, keys))}][{column} + 1]"
+
+
+def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobSettings) -> None:
+    table_env.create_temporary_view("scored", table_env.from_data_stream(scored))
+    _sink_table(table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"})
+    exactly_once = {
+        "sink.delivery-guarantee": "exactly-once",
+        "sink.transactional-id-prefix": settings.transactional_id_prefix,
+        "properties.transaction.timeout.ms": str(settings.transaction_timeout_ms),
+        "properties.linger.ms": "5",
+    }
+    _sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, exactly_once)
+    statements = table_env.create_statement_set()
+    statements.add_insert_sql("INSERT INTO fast_lane SELECT k, v FROM scored WHERE lane = 0")
+    statements.add_insert_sql("INSERT INTO ledger SELECT k, v, topic FROM scored WHERE lane = 1")
+    statements.attach_as_datastream()
+
+
+def _sink_table(table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings, options: dict[str, str]) -> None:
+    topic_column = ", topic STRING METADATA" if ";" in topics else ""
+    extra = "".join(f", '{option}' = '{value}'" for option, value in options.items())
+    table_env.execute_sql(
+        f"""CREATE TEMPORARY TABLE {name} (k BYTES, v BYTES{topic_column}) WITH (
+            'connector' = 'kafka', 'topic' = '{topics}',
+            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
+            'properties.max.request.size' = '{_MAX_REQUEST_BYTES}',
+            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'{extra}
+        )"""
+    )
+
+
+def submit(settings: JobSettings) -> str:
+    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
+    gateway = get_gateway()
+    remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
+        settings.flink_host,
+        settings.flink_port,
+        _configuration(settings)._j_configuration,  # noqa: SLF001
+        gateway.new_array(gateway.jvm.String, 0),
+    )
+    env = StreamExecutionEnvironment(remote)
+    env.set_parallelism(settings.parallelism)
+    build(StreamTableEnvironment.create(env), settings)
+    return str(env.execute_async(JOB_NAME).get_job_id())
+
+
+def main() -> None:
+    """``python -m flink_jobs.score SETTINGS.json``: prints the job's id as the last line."""
+    settings = JobSettings.model_validate_json(Path(sys.argv[1]).read_text())
+    print(submit(settings))
+
+
+if __name__ == "__main__":
+    main()
