@@ -37,9 +37,7 @@ def add_command(
     )
     parser.set_defaults(handler=handler, json=False)
     if reports:
-        parser.add_argument(
-            "--json", action="store_true", help="end standard output with one JSON object; progress goes to standard error"
-        )
+        parser.add_argument("--json", action="store_true", help="end standard output with one JSON object; progress goes to standard error")
     return parser
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fraud.errors import Unavailable
+from infra.archives import archive_flags, kind_of
 from infra.jars import jar_paths
 from infra.layout import Layout
 from infra.plan import Plan
@@ -74,7 +75,7 @@ def jobmanager_command(plan: Plan, java_home: Path) -> tuple[str, ...]:
     heap = plan.settings.jobmanager_heap_mb
     memory = (f"-Xms{heap // 2}m", f"-Xmx{heap}m", "-XX:MaxMetaspaceSize=256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     own = (f"metrics.reporter.prom.port={plan.settings.flink_metrics_port}", f"io.tmp.dirs={plan.layout.flink_tmp / 'jobmanager'}")
-    return _command(plan, java_home, "jobmanager", memory, _JOBMANAGER_CLASS, own)
+    return _command(plan, java_home, "jobmanager", memory=memory, main_class=_JOBMANAGER_CLASS, own=own)
 
 
 def taskmanager_command(plan: Plan, name: str, metrics_port: int, java_home: Path) -> tuple[str, ...]:
@@ -93,21 +94,20 @@ def taskmanager_command(plan: Plan, name: str, metrics_port: int, java_home: Pat
         f"metrics.reporter.prom.port={metrics_port}",
         f"io.tmp.dirs={plan.layout.flink_tmp / name}",
     )
-    return _command(plan, java_home, name, memory, _TASKMANAGER_CLASS, own)
+    return _command(plan, java_home, name, memory=memory, main_class=_TASKMANAGER_CLASS, own=own)
 
 
-def _command(
-    plan: Plan, java_home: Path, name: str, memory: tuple[str, ...], main_class: str, own: tuple[str, ...]
-) -> tuple[str, ...]:
+def _command(plan: Plan, java_home: Path, name: str, *, memory: tuple[str, ...], main_class: str, own: tuple[str, ...]) -> tuple[str, ...]:
     conf = plan.layout.flink_conf
     return (
         str(java_home / "bin" / "java"),
+        *archive_flags(plan.jars, kind_of(name)),
         *memory,
         *_java_options().split(),
         f"-Dlog.file={plan.layout.logs / name}.log",
         f"-Dlog4j.configurationFile=file:{conf / 'log4j.properties'}",
         "-cp",
-        os.pathsep.join(str(plan.layout.flink_lib / jar.name) for jar in _library(plan)),
+        os.pathsep.join(str(jar) for jar in _library(plan)),
         main_class,
         "--configDir",
         str(conf),

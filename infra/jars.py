@@ -100,9 +100,7 @@ def repository_url() -> str:
     return str(MAVEN_CENTRAL_URL).rstrip("/")
 
 
-def fetch_jars(
-    jars: Iterable[Jar], folder: Path, progress: Callable[[int, int, str], None] = lambda _done, _total, _text: None
-) -> int:
+def fetch_jars(jars: Iterable[Jar], folder: Path, progress: Callable[[int, int, str], None] = lambda _done, _total, _text: None) -> int:
     """Download what is missing and unpack the registry; returns the number of files fetched.
 
     ``progress`` gets bytes done, bytes in total and the file just finished (or an empty text).  ``Unavailable`` when a file cannot
@@ -231,9 +229,7 @@ def _show_progress() -> Callable[[int, int, str], None]:
             return
         last["percent"] = percent
         text = f"fraudguard: fetching jars {percent:3d} %  {done / 1e6:.0f} of {total / 1e6:.0f} MB"
-        print(
-            f"\r{text}\x1b[K" if terminal else text, end="\n" if not terminal or percent == 100 else "", file=sys.stderr, flush=True
-        )
+        print(f"\r{text}\x1b[K" if terminal else text, end="\n" if not terminal or percent == 100 else "", file=sys.stderr, flush=True)
 
     return show
 

@@ -13,9 +13,7 @@ from fraud.errors import Unavailable
 __all__ = ["HOST", "PortTaken", "describe_listener", "find_free_ports", "is_free", "require_free"]
 
 HOST = "127.0.0.1"
-_CANDIDATES = range(
-    20_000, 32_000
-)  # below the range that the kernel hands out to clients, so a restarted server finds its port free
+_CANDIDATES = range(20_000, 32_000)  # below the range that the kernel hands out to clients, so a restarted server finds its port free
 
 
 class PortTaken(Unavailable):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fraud.errors import Unavailable
 from infra import flink
+from infra.archives import archive_flags
 from infra.jars import jar_paths, registry_folder
 from infra.java import find_java_home
 from infra.plan import Plan
@@ -68,13 +69,16 @@ def _kafka(plan: Plan, java_home: Path, environment: Mapping[str, str]) -> Serve
         _write(configuration, _kafka_properties(plan))
         _write(layout.kafka / "log4j2.properties", _KAFKA_LOG4J)
         if not (layout.kafka / "data" / "meta.properties").exists():
-            _format_kafka([java, "-XX:TieredStopAtLevel=1", "-Xmx128m", logging, "-cp", classpath], configuration)
+            _format_kafka(
+                [java, *archive_flags(plan.jars, "kafka"), "-XX:TieredStopAtLevel=1", "-Xmx128m", logging, "-cp", classpath], configuration
+            )
 
     heap = f"{choice.kafka_heap_mb}m"
     return Server(
         name="kafka",
         argv=(
             java,
+            *archive_flags(plan.jars, "kafka"),
             f"-Xms{heap}",
             f"-Xmx{heap}",
             "-XX:+UseG1GC",
@@ -166,6 +170,7 @@ def _registry(plan: Plan, java_home: Path, environment: Mapping[str, str]) -> Se
         name="registry",
         argv=(
             str(java_home / "bin" / "java"),
+            *archive_flags(plan.jars, "registry"),
             f"-Xmx{choice.registry_heap_mb}m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",  # a few requests a minute: fast start counts, peak speed does not
@@ -247,9 +252,7 @@ def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[
 
     def prepare() -> None:
         flink.write_configuration(plan)
-        shutil.rmtree(
-            plan.layout.flink_tmp / name, ignore_errors=True
-        )  # what a killed predecessor left; state comes from checkpoints
+        shutil.rmtree(plan.layout.flink_tmp / name, ignore_errors=True)  # what a killed predecessor left; state comes from checkpoints
         (plan.layout.flink_tmp / name).mkdir(parents=True)
 
     return Server(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
@@ -44,17 +45,16 @@ TOPICS = (
 )
 
 
-def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int) -> list[str]:
+def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int, topics: Sequence[Topic] = TOPICS) -> list[str]:
     """Create what is missing, correct settings and partition counts of what is there (never fewer); returns the names created."""
     client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     try:
         existing = client.list_topics(timeout=_TIMEOUT_S).topics
-        new = [topic for topic in TOPICS if topic.name not in existing]
-        old = [topic for topic in TOPICS if topic.name in existing]
+        new = [topic for topic in topics if topic.name not in existing]
+        old = [topic for topic in topics if topic.name in existing]
         if new:
             wanted = [
-                NewTopic(topic.name, num_partitions=partitions, replication_factor=1, config=topic.settings(retention_ms))
-                for topic in new
+                NewTopic(topic.name, num_partitions=partitions, replication_factor=1, config=topic.settings(retention_ms)) for topic in new
             ]
             _await_all(client.create_topics(wanted), accept=KafkaError.TOPIC_ALREADY_EXISTS)
         if old:
@@ -68,9 +68,7 @@ def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int)
 
 
 def _alteration(topic: Topic, retention_ms: int) -> ConfigResource:
-    entries = [
-        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in topic.settings(retention_ms).items()
-    ]
+    entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in topic.settings(retention_ms).items()]
     return ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
 
 

@@ -226,9 +226,7 @@ class _ReaderEmitter:
         self._source.add(depth, f"({target},) = double(buf, p)", "p += 8")
 
     def _emit_boolean(self, _: AvroType, target: str, depth: int, where: str) -> None:
-        self._source.add(
-            depth, "n = buf[p]", "p += 1", "if n > 1:", f"    {self._malformed(where, 'not a boolean')}", f"{target} = n == 1"
-        )
+        self._source.add(depth, "n = buf[p]", "p += 1", "if n > 1:", f"    {self._malformed(where, 'not a boolean')}", f"{target} = n == 1")
 
     def _emit_enum(self, type_: dict[str, Any], target: str, depth: int, where: str) -> None:
         # Zig-zag: symbol i is the byte 2 i.

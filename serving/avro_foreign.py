@@ -48,9 +48,7 @@ def foreign_decoder(writer: Any, reader: dict[str, Any], classes: Mapping[str, t
         walk = _Walker().of(parsed)
         problems = reading_problems(reader, writer)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SchemaParseException, UnknownType) as error:
-        raise InvalidEvent(
-            "wrong_schema", f"the registered schema is no Avro schema we can follow: {type(error).__name__}"
-        ) from None
+        raise InvalidEvent("wrong_schema", f"the registered schema is no Avro schema we can follow: {type(error).__name__}") from None
     if problems:
         raise InvalidEvent("wrong_schema", f"not a {reader['name']}: {problems[0]}")
     ours = fastavro.parse_schema(reader)
@@ -84,9 +82,7 @@ def _without_logical_types(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_logical_types(item) for item in node]
     if isinstance(node, dict):
-        return {
-            key: value if key == "default" else _without_logical_types(value) for key, value in node.items() if key != "logicalType"
-        }
+        return {key: value if key == "default" else _without_logical_types(value) for key, value in node.items() if key != "logicalType"}
     return node
 
 

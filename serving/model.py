@@ -1,7 +1,9 @@
-"""The fraud model at serving time: LightGBM through its C interface, Platt calibration, contributions.
+"""The fraud model at serving time: LightGBM, Platt calibration, contributions.
 
-``Booster.predict`` spends ten times as long around a single row as in it, so predictions go straight to the library that the
-wheel carries; single rows, batches and ``Booster.predict`` agree to the last bit, which a test holds.
+Scores come from :mod:`serving.bit_trees` (about 3 us a row), proven against LightGBM's own library on every load; a model that has
+no such form, or fails the proof, is scored by the library through its C interface (about 10 us a row; ``Booster.predict`` spends
+ten times as long around a single row as in it).  Single rows, batches, both paths and ``Booster.predict`` agree to the last bit,
+which tests hold.
 
 A :class:`Model` never changes and may be shared between threads: what the C interface writes to belongs to one thread each.
 :class:`ModelManager` holds the one in force; a model that is refused leaves the one before it serving.
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest, BoundForest
+from serving.bit_trees import BitTrees, parse_bit_trees
 from serving.model_files import Manifest, ModelFiles, ModelRefused, production, read_files
 
 __all__ = ["FeatureContribution", "Model", "ModelHealth", "ModelManager", "ModelRefused", "load_model"]
@@ -38,6 +41,7 @@ _ONE_THREAD = ctypes.c_char_p(b"num_threads=1")
 # Below this many rows the fast path row by row beats one call for the matrix, which sets up a predictor first.
 _MATRIX_FROM_ROWS = 8
 _WARM_UP_ROWS = 32
+_PROBES = 512
 # Item access makes function objects of our own: the package's are left with the signature it gave them.
 _predict_row = _LIB["LGBM_BoosterPredictForMatSingleRowFast"]
 _predict_matrix = _LIB["LGBM_BoosterPredictForMat"]
@@ -97,6 +101,7 @@ class Model:
     Args:
         files: verified content of the model's folder.
         features: name to index in the feature vector.
+        library_only: leave all scoring to LightGBM's library.
 
     Attributes:
         sha256: names the model in every decision.
@@ -104,12 +109,13 @@ class Model:
         feature_names: inputs of the model, in its own order.
         columns: ``intp[C]``, where they stand in the feature vector.
         anomaly: the forest trained beside it, or ``None``.
+        path: ``bit_trees`` or ``library``: what computes the scores.
 
     Raises:
         ModelRefused: a text that LightGBM cannot read, or one made for other features than are there.
     """
 
-    def __init__(self, files: ModelFiles, features: Mapping[str, int]) -> None:
+    def __init__(self, files: ModelFiles, features: Mapping[str, int], *, library_only: bool = False) -> None:
         self.sha256 = files.sha256
         self.manifest: Manifest = files.manifest
         self.feature_names = files.manifest.feature_names
@@ -119,6 +125,8 @@ class Model:
         self._booster = _booster(files)
         self._a, self._b = files.manifest.calibration.a, files.manifest.calibration.b
         self._lanes = threading.local()
+        self._trees = None if library_only else self._proven_trees(files.text)
+        self.path = "library" if self._trees is None else "bit_trees"
 
     def predict(self, matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Score a batch.
@@ -130,10 +138,7 @@ class Model:
             Raw scores (log-odds before calibration) and calibrated probabilities, ``float64[B]`` each.
         """
         self._check_shape(matrix)
-        if matrix.shape[0] >= _MATRIX_FROM_ROWS:
-            raw = self._matrix(matrix, _RAW, 1)[:, 0]
-        else:
-            raw = np.array([self._row(vector) for vector in matrix], dtype=np.float64)
+        raw = self._by_library(matrix) if self._trees is None else self._trees.predict(matrix)
         # One by one: numpy's exp may round otherwise in a batch than alone.
         return raw, np.array([self.calibrate(value) for value in raw.tolist()], dtype=np.float64)
 
@@ -141,7 +146,7 @@ class Model:
         """Score one ``float64[F]`` feature vector: raw score and calibrated probability, as :meth:`predict` gives them."""
         if vector.shape != (self._width,):
             raise ValueError(f"a feature vector has shape {(self._width,)}, not {vector.shape}")
-        raw = self._row(vector)
+        raw = self._row(vector) if self._trees is None else float(self._trees.predict(vector[None])[0])
         return raw, self.calibrate(raw)
 
     def calibrate(self, raw: float) -> float:
@@ -175,6 +180,19 @@ class Model:
             if self.anomaly is not None:
                 self.anomaly.evaluate(np.zeros((rows, self._width)))
         self.contributions(np.full((1, self._width), np.nan))
+
+    def _proven_trees(self, text: str) -> BitTrees | None:
+        """Return the trees in their fast form if they score like the library, to the last bit, around every kind of cut."""
+        trees = parse_bit_trees(text, self.columns)
+        if trees is None:
+            return None
+        probes = trees.probes(self._width, _PROBES)
+        return trees if np.array_equal(trees.predict(probes), self._by_library(probes)) else None
+
+    def _by_library(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        if matrix.shape[0] >= _MATRIX_FROM_ROWS:
+            return self._matrix(matrix, _RAW, 1)[:, 0]
+        return np.array([self._row(vector) for vector in matrix], dtype=np.float64)
 
     def _row(self, vector: NDArray[np.float64]) -> float:
         try:

@@ -48,7 +48,9 @@ def _of(type_: Any, names: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrate
 
 def plain(record: Any) -> Any:
     """The record as fastavro wants it."""
-    return asdict(record, dict_factory=lambda pairs: {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in pairs})
+    return asdict(
+        record, dict_factory=lambda pairs: {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in pairs}
+    )
 
 
 def same(one: Any, other: Any) -> bool:

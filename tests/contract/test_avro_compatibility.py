@@ -90,7 +90,17 @@ def test_a_problem_names_the_path_to_the_field() -> None:
     assert reading_problems(record(field(inner, "list")), record(field(other, "list"))) == ["list[].f: string cannot be read as int"]
 
 
-TYPES: list[Any] = ["int", "long", "double", "string", "bytes", "boolean", ["null", "string"], ["null", "long"], {"type": "array", "items": "int"}]
+TYPES: list[Any] = [
+    "int",
+    "long",
+    "double",
+    "string",
+    "bytes",
+    "boolean",
+    ["null", "string"],
+    ["null", "long"],
+    {"type": "array", "items": "int"},
+]
 
 
 def mutate(schema: dict[str, Any], chance: random.Random) -> dict[str, Any]:

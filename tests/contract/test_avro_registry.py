@@ -195,7 +195,17 @@ def test_an_id_that_no_registry_gives_is_not_even_asked_for(client: HttpRegistry
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(500, b"{}"), (503, b""), (404, b'{"message":"no such path"}'), (429, b'{"message":"slow down"}'), (401, b"{}"), (200, b"<html>"), (200, b"[]"), (302, b"{}"), (200, b"\xff")],
+    [
+        (500, b"{}"),
+        (503, b""),
+        (404, b'{"message":"no such path"}'),
+        (429, b'{"message":"slow down"}'),
+        (401, b"{}"),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (302, b"{}"),
+        (200, b"\xff"),
+    ],
 )
 def test_an_answer_that_is_none_is_unavailable_and_concludes_nothing(
     client: HttpRegistry, standin: StandIn, status: int, body: bytes
@@ -232,7 +242,7 @@ def test_a_registry_that_is_down_or_silent_is_unavailable_within_the_timeout(sta
 
 
 def test_credentials_go_with_every_request_and_into_no_message(standin: StandIn) -> None:
-    secret = "Basic c2VjcmV0"  # noqa: S105 - of the test
+    secret = "Basic c2VjcmV0"
     by = HttpRegistry(standin.url, authorization=secret)
     by.register("t-value", schema(ONE))
     standin.answer = (500, b"{}")

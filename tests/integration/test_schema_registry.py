@@ -13,7 +13,7 @@ from infra.layout import Layout
 from infra.plan import make_plan
 from infra.processes import identify, start, stop_groups
 from infra.servers import build_servers
-from infra.settings import StackSettings
+from infra.settings import PORT_FIELDS, StackSettings
 from serving.registry import HttpRegistry
 from tests.schema_registry_contract import SchemaRegistryContract
 
@@ -23,8 +23,8 @@ _SUBJECTS = (f"probe-{number}-value" for number in itertools.count())
 @pytest.fixture(scope="module")
 def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry of our own on a free port."""
-    ports = dict.fromkeys(("kafka_port", "kafka_controller_port", "flink_port", "flink_rpc_port", "flink_metrics_port", "redis_port", "registry_port"), 0)
-    plan = make_plan(Layout(tmp_path_factory.mktemp("stack")), StackSettings(**ports))
+    free_ports = StackSettings.model_validate(dict.fromkeys(PORT_FIELDS, 0))
+    plan = make_plan(Layout(tmp_path_factory.mktemp("stack")), free_ports)
     server = next(server for server in build_servers(plan) if server.name == "registry")
     server.folder.mkdir(parents=True, exist_ok=True)
     server.prepare()
@@ -32,6 +32,10 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started_at, deadline = time.time(), time.monotonic() + 90
     identity = identify(process.pid)
     assert identity is not None
+
+    def reap() -> None:
+        process.poll()
+
     try:
         while (why := server.probe(started_at)) is not None:
             assert process.poll() is None, (server.folder / "registry.log").read_text()[-2000:]
@@ -39,7 +43,7 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.2)
         yield server.url
     finally:
-        stop_groups([identity], grace_s=10, reap=lambda: process.poll() and None)
+        stop_groups([identity], grace_s=10, reap=reap)
 
 
 class TestServer(SchemaRegistryContract):

@@ -22,7 +22,7 @@ from infra.processes import live_members
 from infra.records import SUPERVISOR, load_record, load_records
 from infra.settings import StackSettings
 from infra.stack import ComponentStatus, Stack
-from infra.topics import TOPICS, create_topics
+from infra.topics import TOPICS, Topic, create_topics
 
 PATIENCE_S = 90.0
 
@@ -97,15 +97,17 @@ def test_topics_carry_the_settings_that_the_design_asks_for_and_creating_them_ag
 
 def test_a_topic_with_too_few_partitions_grows(healthy_stack: Stack) -> None:
     servers = healthy_stack.addresses.bootstrap_servers
-    create_topics(servers, partitions=5, retention_ms=604_800_000)
+    growing = [Topic("growing")]
+    assert create_topics(servers, partitions=2, retention_ms=1000, topics=growing) == ["growing"]
+    assert create_topics(servers, partitions=3, retention_ms=1000, topics=growing) == []
     client = AdminClient({"bootstrap.servers": servers})
-    wait_for(lambda: len(client.list_topics(timeout=10).topics["fraud_alerts"].partitions) == 5, "a fifth partition")
+    wait_for(lambda: len(client.list_topics(timeout=10).topics["growing"].partitions) == 3, "a third partition")
 
 
 def test_the_broker_runs_the_fixed_transaction_protocol(healthy_stack: Stack) -> None:
     """Before transaction.version 2 (KIP-890) a late message of one transaction could end the next one."""
-    log = healthy_stack.layout.kafka / "data" / "bootstrap.checkpoint"
-    assert b"transaction.version" in log.read_bytes()
+    features = (healthy_stack.layout.kafka / "data" / "bootstrap.checkpoint").read_bytes()
+    assert features.split(b"transaction.version")[1][:2] == b"\x00\x02"  # the record's name, then its level as a 16-bit integer
 
 
 def test_a_killed_taskmanager_is_restarted_by_the_supervisor(healthy_stack: Stack) -> None:

@@ -39,9 +39,7 @@ def test_status_of_a_stack_that_is_down_is_a_finding_and_json_ends_standard_outp
     assert json.loads(capsys.readouterr().out)["state"] == "down"
 
 
-def test_down_where_nothing_runs_is_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_down_where_nothing_runs_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FRAUDGUARD_HOME", str(tmp_path))
     assert main(["down"]) == 0
     assert "nothing was running" in capsys.readouterr().out

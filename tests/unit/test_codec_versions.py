@@ -103,7 +103,9 @@ def test_fields_in_another_order_and_narrower_types_are_read() -> None:
 
 def test_a_date_annotation_of_the_writer_leaves_numbers_numbers() -> None:
     """Fastavro would return a datetime, which no feature could be computed from."""
-    schema = changed("transaction", lambda fields: named(fields, "event_time_ms").update(type={"type": "long", "logicalType": "timestamp-millis"}))
+    schema = changed(
+        "transaction", lambda fields: named(fields, "event_time_ms").update(type={"type": "long", "logicalType": "timestamp-millis"})
+    )
     decoded = decode("transaction", written(schema, plain(transaction())), knowing(schema))
     assert decoded.event_time_ms == transaction().event_time_ms
     assert type(decoded.event_time_ms) is int
@@ -119,7 +121,11 @@ def test_what_a_skipped_field_hides_is_still_checked() -> None:
     assert refusal(by, value + b"\0") == "trailing_bytes"
 
 
-INNER = {"type": "record", "name": "Inner", "fields": [{"name": "a", "type": "int"}, {"name": "b", "type": {"type": "array", "items": "string"}}]}
+INNER = {
+    "type": "record",
+    "name": "Inner",
+    "fields": [{"name": "a", "type": "int"}, {"name": "b", "type": {"type": "array", "items": "string"}}],
+}
 EXTRAS: dict[str, tuple[Any, Any]] = {
     "null": ("null", None),
     "boolean": ("boolean", True),

@@ -105,7 +105,23 @@ def test_an_address_of_no_place_has_a_hash_and_no_country(enricher: Enricher, ad
 
 @pytest.mark.parametrize(
     "address",
-    [" ", "x", "8.8.8", "8.8.8.8.8", "256.1.1.1", "08.8.8.8", "8.8.8.8 ", "8.8.8.8:443", "[::1]", "1:2:3", "::g", "%eth0", "٨.8.8.8", "a" * 10**6, "1." * 10**6],
+    [
+        " ",
+        "x",
+        "8.8.8",
+        "8.8.8.8.8",
+        "256.1.1.1",
+        "08.8.8.8",
+        "8.8.8.8 ",
+        "8.8.8.8:443",
+        "[::1]",
+        "1:2:3",
+        "::g",
+        "%eth0",
+        "٨.8.8.8",
+        "a" * 10**6,
+        "1." * 10**6,
+    ],
 )
 def test_what_is_no_address_is_refused(enricher: Enricher, address: str) -> None:
     with pytest.raises(InvalidEvent) as caught:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fraud.errors import Unavailable
+from infra.archives import archive_flags, archive_path, kind_of
 from infra.java import find_java_home, read_major
 from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, save_ticket
 from infra.layout import Layout
@@ -114,3 +115,11 @@ def test_a_java_of_another_version_is_passed_over_for_the_one_in_the_wheel(tmp_p
 def test_the_java_of_the_machine_is_used_when_it_is_the_right_one(tmp_path: Path) -> None:
     own = fake_java(tmp_path / "own", "17.0.1")
     assert find_java_home({"JAVA_HOME": str(own), "PATH": ""}) == own
+
+
+def test_a_server_uses_the_class_archive_of_its_kind_when_there_is_one(tmp_path: Path) -> None:
+    assert archive_flags(tmp_path, kind_of("taskmanager-2")) == ()
+    path = archive_path(tmp_path, "taskmanager")
+    path.parent.mkdir()
+    path.touch()
+    assert f"-XX:SharedArchiveFile={path}" in archive_flags(tmp_path, kind_of("taskmanager-2"))

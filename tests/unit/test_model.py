@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest
+from serving.bit_trees import BitTrees, parse_bit_trees
 from serving.model import Model, ModelManager, ModelRefused, load_model
 from serving.model_files import AnomalyFile, Calibration, Manifest, publish, read_files
 
@@ -25,15 +26,21 @@ NAMES = ("f0", "f1", "f2", "f3", "f4")
 MANIFEST = Manifest(feature_names=NAMES, catalogue_version="v1", calibration=Calibration(1.3, -0.4))
 
 
-def train_text(seed: int = 1, names: tuple[str, ...] = NAMES) -> str:
+def train_text(
+    seed: int = 1, names: tuple[str, ...] = NAMES, rounds: int = 30, holes: float = 0.2, category: bool = False, **more: Any
+) -> str:
     """Train a small booster on data with holes and return its text."""
     random = np.random.default_rng(seed)
     rows = random.normal(size=(800, len(names)))
-    rows[random.random(rows.shape) < 0.2] = np.nan
-    labels = np.nan_to_num(rows[:, 0]) + np.nan_to_num(rows[:, 1]) * np.nan_to_num(rows[:, 2]) + random.normal(size=800) > 0.5
+    rows[random.random(rows.shape) < holes] = np.nan
+    if category:
+        rows[:, 0] = random.integers(0, 9, 800)
+    labels = np.nan_to_num(rows[:, 0]) % 4 + np.nan_to_num(rows[:, 1]) * np.nan_to_num(rows[:, 2]) + random.normal(size=800) > 0.5
     parameters = {"objective": "binary", "num_leaves": 8, "min_data_in_leaf": 5, "num_threads": 1, "verbosity": -1, "seed": seed}
-    data = lightgbm.Dataset(rows, labels.astype(float), feature_name=list(names))
-    return str(lightgbm.train(parameters, data, 30).model_to_string())
+    parameters |= more
+    categories = [0] if category else "auto"
+    data = lightgbm.Dataset(rows, labels.astype(float), feature_name=list(names), categorical_feature=categories, params=parameters)
+    return str(lightgbm.train(parameters, data, rounds).model_to_string())
 
 
 TEXT, OTHER_TEXT = train_text(), train_text(seed=2)
@@ -61,10 +68,14 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+@pytest.fixture(scope="module", params=["bit_trees", "library"])
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Model:
+    """Return the same model on each of the two paths that may score it."""
     folder = tmp_path_factory.mktemp("models")
-    return load_model(folder, publish(folder, TEXT, MANIFEST), FEATURES)
+    files = read_files(folder, publish(folder, TEXT, MANIFEST))
+    model = Model(files, FEATURES, library_only=request.param == "library")
+    assert model.path == request.param
+    return model
 
 
 def digest_of(text: str) -> str:
@@ -169,6 +180,71 @@ def test_threads_do_not_disturb_each_other(model: Model) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+# --- the two paths ----------------------------------------------------------------------------------------------------------
+
+
+def load_text(folder: Path, text: str) -> Model:
+    return load_model(folder, publish(folder, text, MANIFEST), FEATURES)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_leaves": 64, "min_data_in_leaf": 1, "rounds": 5},
+        {"num_leaves": 2},
+        {"holes": 0.0},
+        {"use_missing": False},
+        {"max_bin": 4095, "min_data_in_bin": 1, "learning_rate": 0.03, "bagging_fraction": 0.8, "bagging_freq": 1, "rounds": 120},
+        {"min_data_in_leaf": 5_000, "rounds": 3},  # no tree has a cut
+        {"boosting": "dart"},
+        {"monotone_constraints": [1, 0, 0, 0, 0]},
+    ],
+)
+def test_models_of_many_shapes_score_like_booster_without_branches(how: dict[str, Any], tmp_path: Path) -> None:
+    text = train_text(**how)
+    loaded = load_text(tmp_path, text)
+    matrix = np.concatenate([vectors(300), np.full((1, 7), np.nan), np.zeros((1, 7)), np.full((1, 7), np.inf)])
+    columns = [FEATURES[name] for name in NAMES]
+    expected = lightgbm.Booster(model_str=text).predict(matrix[:, columns], raw_score=True, num_threads=1)
+    assert loaded.path == "bit_trees"
+    assert loaded.predict(matrix)[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_leaves": 100, "min_data_in_leaf": 1, "rounds": 5},
+        {"zero_as_missing": True},
+        {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
+        {"linear_tree": True, "rounds": 5},
+        {"category": True, "rounds": 5},
+    ],
+)
+def test_models_without_such_a_form_are_scored_by_the_library(how: dict[str, Any], tmp_path: Path) -> None:
+    text = train_text(**how)
+    loaded = load_text(tmp_path, text)
+    columns = [FEATURES[name] for name in NAMES]
+    expected = lightgbm.Booster(model_str=text).predict(vectors(30)[:, columns], raw_score=True, num_threads=1)
+    assert loaded.path == "library"
+    assert loaded.predict(vectors(30))[0].tolist() == expected.tolist()
+
+
+def test_a_fast_form_that_differs_in_one_leaf_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The proof on load has teeth: with one leaf moved by one unit in the last place the library scores instead."""
+
+    def slightly_wrong(text: str, columns: NDArray[np.intp]) -> BitTrees | None:
+        trees = parse_bit_trees(text, columns)
+        assert trees is not None
+        numbers = trees.numbers.copy()
+        numbers[-1] = np.nextafter(numbers[-1], np.inf) * (1 + 1e-12)
+        return replace(trees, numbers=numbers)
+
+    monkeypatch.setattr("serving.model.parse_bit_trees", slightly_wrong)
+    loaded = load_text(tmp_path, TEXT)
+    assert loaded.path == "library"
+    assert loaded.predict(vectors(20))[0].tolist() == model.predict(vectors(20))[0].tolist()
 
 
 # --- loading and refusing ---------------------------------------------------------------------------------------------------

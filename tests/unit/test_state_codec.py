@@ -1,4 +1,8 @@
-"""The bytes of a state: one encoding a state, and nothing that is not one is ever taken for one."""
+"""The bytes of a state: one encoding a state, and nothing that is not one is ever taken for one.
+
+The compiled code checks no bounds, so damage that got past the codec would be read and written as memory.  To see that none is,
+run this file with ``NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=<an empty directory>``: an index out of bounds is then an IndexError.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from numpy.typing import NDArray
 
 from fraud import kernel as k
 from fraud.catalogue import HEAD_CAP
-from fraud.events import Kind
+from fraud.events import Kind, Label
 from fraud.geo import MISSING
 from fraud.state import STATE_VERSION, _encode, decode_state, encode_state, state_seq, state_time_ms
 from tests.contract.logs import START_MS, Entity, random_log, transaction
@@ -66,7 +70,8 @@ def survives(kind: Kind, data: bytes) -> bool:
     if abs(newest) < 1 << 60:
         for t in (newest + 1, newest - DAY_MS, newest + 40 * DAY_MS, newest + 200 * DAY_MS):
             entity.apply(transaction(t, merchant_id="after", transaction_id=f"after{t}"))
-        assert state_seq(entity.state) == seq + 4
+            entity.apply(Label(f"after{t}", "default", "c", "m", t, t, True))
+        assert state_seq(entity.state) == seq + 8
     else:
         entity.apply(transaction(START_MS))
     content(entity.state)

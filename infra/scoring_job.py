@@ -1,0 +1,225 @@
+"""The scoring job on the local stack: what it is submitted with, and how it is stopped, saved and brought back.
+
+``resume`` is the entry of the job's ticket (see ``infra.jobs``): the supervisor calls it when a JobManager has lost the job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from flink_jobs.assembly import CoreSettings
+from flink_jobs.settings import JOB_NAME, JobSettings
+from fraud.catalogue import CATALOGUE
+from fraud.errors import Unavailable
+from infra import flink
+from infra.java import find_java_home
+from infra.jobs import JobTicket, find_missing, find_newest_checkpoint, load_tickets, read_jobs, remove_ticket, save_ticket
+from infra.plan import Plan
+from infra.probes import read_json_url
+from infra.settings import REPO_ROOT
+from serving import model_files
+from serving.registry import HttpRegistry, register_all
+from serving.rules_file import DEFAULT_RULES_PATH, load_rules
+
+__all__ = ["JobState", "ensure_running", "resume", "savepoint", "settings_of", "state_of", "stop"]
+
+_RUNNING_TIMEOUT_S = 120.0
+_SUBMIT_TIMEOUT_S = 240.0
+_SAVEPOINT_TIMEOUT_S = 120.0
+_POLL_S = 0.2
+_KEY_BYTES = 32
+SHARDS = 4
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state."""
+
+    state: str
+    job_id: str | None
+    tasks: dict[str, int]
+    restored_from: str | None
+
+
+def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
+    """Settings of the job on this stack, schemas registered; raises Unavailable."""
+    addresses = plan.addresses
+    production = model_files.production(models_dir(plan))
+    rules = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
+    core = CoreSettings(
+        shards=SHARDS,
+        schema_ids=register_all(HttpRegistry(addresses.registry_url, timeout_s=10.0)),
+        registry_url=addresses.registry_url,
+        redis_url=addresses.redis_url,
+        models_dir=str(models_dir(plan)),
+        ip_hash_key_file=str(ip_hash_key_file(plan)),
+        default_rules=rules.to_json(),
+        default_model=None if production is None else production.sha256,
+        code_version=code_version(),
+    )
+    return JobSettings(
+        bootstrap_servers=addresses.bootstrap_servers,
+        flink_port=plan.settings.flink_port,
+        core=core,
+        parallelism=parallelism or plan.settings.taskmanagers,
+        checkpoint_interval_ms=plan.settings.checkpoint_interval_ms,
+    )
+
+
+def models_dir(plan: Plan) -> Path:
+    """Where models lie, by the SHA-256 of their text."""
+    return plan.layout.home / "models"
+
+
+def ip_hash_key_file(plan: Plan) -> Path:
+    """The key of address hashes: made once, kept beside the models, never in a log or on a command line."""
+    path = plan.layout.home / "secrets" / "ip_hash.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_bytes(os.urandom(_KEY_BYTES))
+        path.chmod(0o600)
+    return path
+
+
+def code_version() -> str:
+    """The commit of the checkout, with ``+`` when it was changed; ``unknown`` outside of one."""
+    described = subprocess.run(
+        ["git", "-C", str(REPO_ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"],  # noqa: S607 - git from PATH
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None) -> JobState:
+    """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
+    ticket = _ticket(plan)
+    if ticket is None or find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
+        checkpoint = None if ticket is None else find_newest_checkpoint(plan.layout, ticket)
+        progress(f"submitting the scoring job{f' from {checkpoint}' if checkpoint else ''}")
+        ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
+        job_id = resume(plan, ticket, checkpoint)
+        save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
+    return wait_until_running(plan)
+
+
+def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
+    """Submit the job from a checkpoint or savepoint (None: from the beginning) and return its id."""
+    overrides: dict[str, Any] = json.loads(ticket.arguments[0]) if ticket.arguments else {}
+    settings = settings_of(plan).model_copy(update={**overrides, "restore_from": checkpoint})
+    file = plan.layout.jobs / f"{JOB_NAME}.settings"
+    file.write_text(settings.model_dump_json())
+    submitted = subprocess.run(
+        [str(plan.python), "-m", "flink_jobs.score", str(file)],
+        env=flink.environment(plan.layout, find_java_home(), python=plan.python),
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_SUBMIT_TIMEOUT_S,
+        check=False,
+    )
+    if submitted.returncode != 0:
+        log = plan.layout.log_file(f"{JOB_NAME}-submit")
+        log.write_text(submitted.stdout + submitted.stderr)
+        last = (submitted.stderr.strip().splitlines() or ["no message"])[-1]
+        raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
+    return submitted.stdout.strip().splitlines()[-1]
+
+
+def state_of(plan: Plan) -> JobState:
+    """Ask Flink; raises Unavailable when the JobManager does not answer."""
+    ticket = _ticket(plan)
+    if ticket is None or not ticket.job_ids:
+        return JobState("absent", None, {}, None)
+    job_id = ticket.job_ids[-1]
+    try:
+        job = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}")
+    except URLError as error:
+        if getattr(error, "code", None) == 404:
+            return JobState("absent", job_id, {}, None)
+        raise Unavailable("flink", str(error)) from error
+    except OSError as error:
+        raise Unavailable("flink", str(error)) from error
+    tasks: dict[str, int] = {}
+    for vertex in job["vertices"]:
+        for state, count in vertex["tasks"].items():
+            if count:
+                tasks[state] = tasks.get(state, 0) + count
+    return JobState(job["state"], job_id, tasks, ticket.restore_from)
+
+
+def wait_until_running(plan: Plan) -> JobState:
+    """Wait until the job and all its tasks run; raises Unavailable when that takes too long or the job fails."""
+    deadline = time.monotonic() + _RUNNING_TIMEOUT_S
+    while True:
+        state = state_of(plan)
+        if state.state == "RUNNING" and set(state.tasks) == {"RUNNING"}:
+            return state
+        if state.state in ("FAILED", "CANCELED") or time.monotonic() > deadline:
+            raise Unavailable("flink", f"the scoring job is {state.state}, tasks {state.tasks}; see {plan.layout.logs} and the web UI")
+        time.sleep(_POLL_S)
+
+
+def savepoint(plan: Plan, *, stop: bool) -> str:
+    """Write a savepoint, and with ``stop`` stop the job with it; returns where it lies."""
+    state = state_of(plan)
+    if state.state != "RUNNING" or state.job_id is None:
+        raise Unavailable("flink", f"the scoring job is {state.state}, nothing to save")
+    base = f"{plan.addresses.flink_rest_url}/jobs/{state.job_id}"
+    body = {"targetDirectory": plan.addresses.savepoints_uri} | ({"drain": False} if stop else {"cancel-job": False})
+    trigger = _post(f"{base}/{'stop' if stop else 'savepoints'}", body)["request-id"]
+    deadline = time.monotonic() + _SAVEPOINT_TIMEOUT_S
+    while time.monotonic() < deadline:
+        answer = read_json_url(f"{base}/savepoints/{trigger}")
+        if answer["status"]["id"] == "COMPLETED":
+            return _location(answer["operation"], plan, stop=stop)
+        time.sleep(_POLL_S)
+    raise Unavailable("flink", f"no savepoint within {_SAVEPOINT_TIMEOUT_S:g} s")
+
+
+def _location(operation: dict[str, Any], plan: Plan, *, stop: bool) -> str:
+    if "location" not in operation:
+        cause = operation.get("failure-cause", {}).get("class", "unknown")
+        raise Unavailable("flink", f"the savepoint failed: {cause}")
+    location = str(operation["location"])
+    ticket = _ticket(plan)
+    if stop and ticket is not None:
+        # the chain of jobs ends here; the next one starts from this savepoint and from no older checkpoint
+        save_ticket(plan.layout, replace(ticket, job_ids=(), restore_from=location))
+    return location
+
+
+def stop(plan: Plan, *, with_savepoint: bool) -> str | None:
+    """Stop the job on purpose; with a savepoint ``ensure_running`` continues from it, without one it starts anew."""
+    if with_savepoint:
+        return savepoint(plan, stop=True)
+    state = state_of(plan)
+    remove_ticket(plan.layout, JOB_NAME)
+    if state.job_id is not None and state.state not in ("absent", "CANCELED", "FINISHED", "FAILED"):
+        with urlopen(Request(f"{plan.addresses.flink_rest_url}/jobs/{state.job_id}", method="PATCH"), timeout=30):  # noqa: S310
+            pass
+    return None
+
+
+def _ticket(plan: Plan) -> JobTicket | None:
+    return next((ticket for ticket in load_tickets(plan.layout) if ticket.name == JOB_NAME), None)
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - the stack's own address
+    try:
+        with urlopen(request, timeout=30) as response:  # noqa: S310
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except OSError as error:
+        raise Unavailable("flink", str(error)) from error
