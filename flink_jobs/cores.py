@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 __all__ = ["ByteMap", "OutRow", "Part", "Record"]
@@ -26,7 +26,6 @@ class Record(NamedTuple):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: Mapping[str, bytes] | None = None
 
 
 class Part(NamedTuple):
@@ -43,4 +42,3 @@ class OutRow(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes
-    headers: Mapping[str, bytes] | None = None

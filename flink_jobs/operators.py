@@ -16,10 +16,12 @@ from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfi
 from flink_jobs import assembly, infer, ingest, observe
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, OutRow, Part, Record
+from serving import ledger
 
 __all__ = ["InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
+SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
 _FAST, _LEDGER = 0, 1
 
 
@@ -85,14 +87,10 @@ class IngestOperator(_Shell):
     build = staticmethod(assembly.build_ingest)
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
-        shard, rows = value
-        records = [_record(row) for row in rows]
+        shard, is_label, partition, offset, timestamp_ms, key, payload = value
+        sources = (SOURCES[label] for label in is_label)
+        records = list(map(Record, sources, partition, offset, timestamp_ms, map(_bytes, key), map(_bytes, payload)))
         yield from self._rows(self._core.process(shard, records, self._maps))
-
-
-def _record(row: Any) -> Record:
-    source, partition, offset, timestamp_ms, key, value, headers = row
-    return Record(source, partition, offset, timestamp_ms, _bytes(key), _bytes(value), headers)
 
 
 def _bytes(value: Any) -> bytes | None:

@@ -13,11 +13,12 @@ docs/adr/0002 for why.  This module composes; the work is in the cores.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyflink.common import Configuration, Types
-from pyflink.datastream import DataStream, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
@@ -27,11 +28,11 @@ from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from serving import ledger
 
-__all__ = ["build", "submit"]
+__all__ = ["Operators", "build", "submit"]
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-_RECORD = Types.ROW([Types.STRING(), Types.INT(), Types.LONG(), Types.LONG(), _BYTES, _BYTES, Types.MAP(Types.STRING(), _BYTES)])
-_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.OBJECT_ARRAY(_RECORD)])])
+_INTS, _LONGS, _BLOBS = Types.OBJECT_ARRAY(Types.INT()), Types.OBJECT_ARRAY(Types.LONG()), Types.OBJECT_ARRAY(_BYTES)
+_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), _INTS, _INTS, _LONGS, _LONGS, _BLOBS, _BLOBS])])
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), _BYTES])])
 _OUT = Types.ROW_NAMED(["lane", "topic", "k", "v"], [Types.INT(), Types.STRING(), _BYTES, _BYTES])
 
@@ -63,16 +64,27 @@ def _configuration(settings: JobSettings) -> Configuration:
     return configuration
 
 
-def build(table_env: StreamTableEnvironment, settings: JobSettings) -> None:
+class Operators(NamedTuple):
+    """The Python operators of the topology; another set of them shows what the topology itself does to records."""
+
+    ingest: Callable[..., KeyedProcessFunction]
+    observe: Callable[..., KeyedProcessFunction]
+    infer: Callable[..., KeyedProcessFunction]
+
+
+SCORING = Operators(IngestOperator, ObserveOperator, InferOperator)
+
+
+def build(table_env: StreamTableEnvironment, settings: JobSettings, operators: Operators = SCORING) -> None:
     """Lay out the job on an environment; nothing runs before its ``execute``."""
     shards = settings.core.shards
     keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(key, settings.max_parallelism))
     core = settings.core
     batches = _batches(table_env, settings, keys)
-    ingested = _keyed(batches).process(IngestOperator(core, keys), _PART).name("ingest").uid("ingest")
-    observed = _keyed(ingested).process(ObserveOperator(core, keys), _PART).name("observe").uid("observe")
+    ingested = _keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest")
+    observed = _keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe")
     controlled = observed.union(_control(table_env, settings, keys))
-    scored = _keyed(controlled).process(InferOperator(core, keys), _OUT).name("infer").uid("infer")
+    scored = _keyed(controlled).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
     _write(table_env, scored, settings)
 
 
@@ -98,7 +110,7 @@ def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, set
         f"""CREATE TEMPORARY TABLE {name} (
             k BYTES, v BYTES,
             topic STRING METADATA VIRTUAL, `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
-            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL, headers MAP<STRING, BYTES> METADATA VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
             arrival AS PROCTIME()
         ) WITH (
             'connector' = 'kafka', 'topic' = '{topics}',
@@ -113,15 +125,21 @@ def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, set
 
 
 def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int]) -> DataStream:
-    """Records of transactions and labels, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival."""
+    """Records of transactions and labels, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival.
+
+    One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 does not copy what it gathers, so rows,
+    strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
+    """
     _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
-        f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, arrival, topic, `partition`, `offset`,
-            EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v, headers FROM records_in"""
+        f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, arrival,
+            CASE WHEN topic = '{ledger.LABELS}' THEN 1 ELSE 0 END AS is_label, `partition`, `offset`,
+            EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v FROM records_in"""
     )
     batches = table_env.sql_query(
-        f"""SELECT {_key_of("shard", keys)}, ROW(shard, ARRAY_AGG(ROW(topic, `partition`, `offset`, ts, k, v, headers)))
+        f"""SELECT {_key_of("shard", keys)}, ROW(shard, ARRAY_AGG(is_label), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`), ARRAY_AGG(ts),
+                ARRAY_AGG(k), ARRAY_AGG(v))
             FROM TABLE(TUMBLE(TABLE records_by_shard, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
             GROUP BY window_start, window_end, shard"""
     )
@@ -172,7 +190,7 @@ def _sink_table(table_env: StreamTableEnvironment, name: str, topics: str, setti
     )
 
 
-def submit(settings: JobSettings) -> str:
+def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
     """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
     gateway = get_gateway()
     remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
@@ -183,7 +201,7 @@ def submit(settings: JobSettings) -> str:
     )
     env = StreamExecutionEnvironment(remote)
     env.set_parallelism(settings.parallelism)
-    build(StreamTableEnvironment.create(env), settings)
+    build(StreamTableEnvironment.create(env), settings, operators)
     return str(env.execute_async(JOB_NAME).get_job_id())
 
 

@@ -7,6 +7,7 @@ its own, with the newest completed checkpoint.  Restoring an older one would rep
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -37,8 +38,8 @@ __all__ = [
     "load_tickets",
     "read_jobs",
     "remove_ticket",
-    "resume_job",
     "save_ticket",
+    "submit_if_missing",
 ]
 
 _RESUME_TIMEOUT_S = 240.0
@@ -140,13 +141,23 @@ def describe_jobs(layout: Layout, flink_rest_url: str) -> list[JobStatus]:
     return [*running, *(JobStatus(ticket.name, next(reversed(ticket.job_ids), ""), "MISSING") for ticket in missing)]
 
 
-def resume_job(plan: Plan, ticket: JobTicket) -> str:
-    """Call the ticket's ``resume`` with the newest checkpoint and write the new id down; returns the id."""
-    module, function = ticket.resume.split(":")
-    resume = cast("Resume", getattr(import_module(module), function))
-    job_id = resume(plan, ticket, find_newest_checkpoint(plan.layout, ticket))
-    save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
-    return job_id
+def submit_if_missing(plan: Plan, ticket: JobTicket) -> str | None:
+    """Call ``resume`` with the newest checkpoint unless the job runs, and write its id down; returns the new id, if there is one.
+
+    Any number of processes may call it at once (the supervisor after a restart, a command that needs the job): one submits.  The
+    ticket on disk, where there is one, counts more than ``ticket``.  Raises what ``resume`` raises, and ``OSError`` when the
+    JobManager does not answer.
+    """
+    with (plan.layout.jobs / "submission.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ticket = next((saved for saved in load_tickets(plan.layout) if saved.name == ticket.name), ticket)
+        if not find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
+            return None
+        module, function = ticket.resume.split(":")
+        resume = cast("Resume", getattr(import_module(module), function))
+        job_id = resume(plan, ticket, find_newest_checkpoint(plan.layout, ticket))
+        save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
+        return job_id
 
 
 class JobResumer:
@@ -218,7 +229,7 @@ def main(home: Path, name: str) -> int:
         print(f"nothing to resume: no stack or no ticket {name!r} in {home}", file=sys.stderr)
         return 2
     os.environ.update(flink.environment(layout, find_java_home(), python=plan.python))
-    print(resume_job(plan, ticket))
+    print(submit_if_missing(plan, ticket) or "it runs already")
     return 0
 
 

@@ -23,15 +23,21 @@ __all__ = ["AnomalyForest", "BoundForest"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
-_LEAF = -1
-_DTYPES = {
-    "roots": np.int32, "feature": np.int32, "threshold": np.float64, "left": np.int32, "right": np.int32, "path_length": np.float64,
-    "normaliser": np.float64, "flag_above": np.float64,
-}  # fmt: skip
+_DTYPES: dict[str, type] = {
+    "roots": np.int32,
+    "feature": np.int32,
+    "threshold": np.float64,
+    "children": np.int32,
+    "path_length": np.float64,
+    "depth": np.int64,
+    "normaliser": np.float64,
+    "flag_above": np.float64,
+}
+_SCALARS: dict[str, type] = {"depth": int, "normaliser": float, "flag_above": float}
 
 
 @njit(
-    "void(float64[:, ::1], int32[::1], int32[::1], float64[::1], int32[::1], int32[::1], float64[::1], float64, float64[::1])",
+    "void(float64[:, ::1], int32[::1], int32[::1], float64[::1], int32[:, ::1], float64[::1], int64, float64, float64[::1])",
     cache=True,
     nogil=True,
 )
@@ -40,26 +46,33 @@ def _score(
     roots: Ints,
     feature: Ints,
     threshold: Floats,
-    left: Ints,
-    right: Ints,
+    children: Ints,
     path_length: Floats,
+    depth: int,
     normaliser: float,
     out: Floats,
 ) -> None:
+    trees, columns = roots.shape[0], points.shape[1]
+    nodes = np.empty(trees, dtype=np.int32)
+    values = np.empty(columns)
     for row in range(points.shape[0]):
         missing = False
-        for column in range(points.shape[1]):
+        for column in range(columns):
             missing |= math.isnan(points[row, column])
+            # scikit-learn compares the value as float32 with a float64 threshold
+            values[column] = np.float64(np.float32(points[row, column]))
         if missing:
             out[row] = math.nan
             continue
+        nodes[:] = roots
+        # All trees one level at a time, and a leaf leads to itself: no branch to mispredict, and the trees' steps overlap.
+        for _ in range(depth):
+            for tree in range(trees):
+                node = nodes[tree]
+                nodes[tree] = children[node, np.int64(values[feature[node]] > threshold[node])]
         total = 0.0
-        for tree in range(roots.shape[0]):
-            node = roots[tree]
-            while left[node] != _LEAF:
-                # scikit-learn compares the value as float32 with a float64 threshold
-                node = left[node] if np.float32(points[row, feature[node]]) <= threshold[node] else right[node]
-            total += path_length[node]
+        for tree in range(trees):
+            total += path_length[nodes[tree]]
         out[row] = 2.0 ** (-total / normaliser)
 
 
@@ -70,10 +83,10 @@ class AnomalyForest:
     Attributes:
         roots: ``int32[T]``, first node of each tree.
         feature: ``int32[N]``, column compared at a node.
-        threshold: ``float64[N]``; a value at most this goes left.
-        left: ``int32[N]``, child, or -1 at a leaf; likewise ``right``.
-        right: ``int32[N]``.
+        threshold: ``float64[N]``, what it is compared with.
+        children: ``int32[N, 2]``, where a value at most the threshold and one above it go; a leaf leads to itself.
         path_length: ``float64[N]``, at a leaf: its depth plus the expected depth of what was not split further.
+        depth: cuts on the longest way to a leaf.
         normaliser: trees times the expected path length of one sample.
         flag_above: a score above this is an anomaly: the share ``contamination`` of the training rows.
     """
@@ -81,9 +94,9 @@ class AnomalyForest:
     roots: Ints
     feature: Ints
     threshold: Floats
-    left: Ints
-    right: Ints
+    children: Ints
     path_length: Floats
+    depth: int
     normaliser: float
     flag_above: float
 
@@ -100,7 +113,17 @@ class AnomalyForest:
         if points.ndim != 2 or points.shape[1] <= int(self.feature.max(initial=0)):
             raise ValueError(f"points of shape {points.shape} do not fit the forest")
         score = np.empty(points.shape[0])
-        _score(points, self.roots, self.feature, self.threshold, self.left, self.right, self.path_length, self.normaliser, score)
+        _score(
+            points,
+            self.roots,
+            self.feature,
+            self.threshold,
+            self.children,
+            self.path_length,
+            self.depth,
+            self.normaliser,
+            score,
+        )
         return score, score > self.flag_above
 
     def to_bytes(self) -> bytes:
@@ -121,27 +144,24 @@ class AnomalyForest:
                 arrays: dict[str, Any] = {name: np.ascontiguousarray(archive[name], dtype) for name, dtype in _DTYPES.items()}
         except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
             raise ModelRefused(f"the anomaly forest cannot be read: {type(error).__name__}") from None
-        if arrays["normaliser"].size != 1 or arrays["flag_above"].size != 1:
+        if any(arrays[name].size != 1 for name in _SCALARS):
             raise ModelRefused("the anomaly forest is damaged")
-        forest = cls(**arrays | {name: float(arrays[name].item()) for name in ("normaliser", "flag_above")})
+        forest = cls(**arrays | {name: kind(arrays[name].item()) for name, kind in _SCALARS.items()})
         if not forest._is_sound():
             raise ModelRefused("the anomaly forest is damaged")
         return forest
 
     def _is_sound(self) -> bool:
-        """Children lie behind their parents, so every walk ends; no index leaves the arrays."""
+        """No index leaves the arrays, and the depth is one that a tree of so many nodes can have."""
         nodes = len(self.feature)
-        if {array.shape for array in (self.feature, self.threshold, self.left, self.right, self.path_length)} != {(nodes,)}:
-            return False
-        inner = np.flatnonzero(self.left != _LEAF)
-        children = np.concatenate([self.left[inner], self.right[inner]])
+        shapes = [array.shape for array in (self.feature, self.threshold, self.path_length, self.children, self.roots)]
         return bool(
-            self.roots.ndim == 1
+            shapes[:4] == [(nodes,), (nodes,), (nodes,), (nodes, 2)]
+            and len(shapes[4]) == 1
             and self.roots.size > 0
-            and np.all((self.roots >= 0) & (self.roots < nodes))
-            and np.all(children > np.concatenate([inner, inner]))
-            and np.all(children < nodes)
+            and all(np.all((array >= 0) & (array < nodes)) for array in (self.roots, self.children))
             and np.all(self.feature >= 0)
+            and 0 <= self.depth <= nodes
             and self.normaliser > 0
         )
 

@@ -136,9 +136,9 @@ def parse_bit_trees(text: str, columns: NDArray[np.intp]) -> BitTrees | None:
         for number, tree in enumerate(_trees(text)):
             leaf_starts.append(len(leaf_values))
             leaf_values += _add_tree(number, tree, cuts)
+        return _packed(columns, cuts, leaf_starts, leaf_values) if leaf_values else None
     except (_NotRepresentable, KeyError, ValueError, IndexError, RecursionError):
         return None
-    return _packed(columns, cuts, leaf_starts, leaf_values) if leaf_values else None
 
 
 def _trees(text: str) -> Iterator[Mapping[str, str]]:

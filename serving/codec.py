@@ -103,14 +103,6 @@ class Codec:
             return cast(Transaction, _decode_own_transaction(value, _HEADER_BYTES))
         return cast(Transaction, self._decode("transaction", value))
 
-    def encode_transaction_body(self, transaction: Transaction) -> bytes:
-        """Encode a transaction without the header, for bytes that never leave one version of the code (state, shuffles)."""
-        return _ENCODERS["transaction"](b"", transaction)
-
-    def decode_transaction_body(self, body: bytes) -> Transaction:
-        """Inverse of :meth:`encode_transaction_body`."""
-        return cast(Transaction, _decode_own_transaction(body, 0))
-
     def encode_label(self, label: Label) -> bytes:
         """Encode a label."""
         return self._encode("label", label)
@@ -118,14 +110,6 @@ class Codec:
     def decode_label(self, value: bytes | None) -> Label:
         """Decode a value of the topic ``labels``."""
         return cast(Label, self._decode("label", value))
-
-    def encode_label_body(self, label: Label) -> bytes:
-        """Encode a label without the header."""
-        return _ENCODERS["label"](b"", label)
-
-    def decode_label_body(self, body: bytes) -> Label:
-        """Inverse of :meth:`encode_label_body`."""
-        return cast(Label, _DECODERS["label"](body, 0))
 
     def encode_decision(self, decision: Decision) -> bytes:
         """Encode a decision; the raw address of its transaction is written as null whatever it holds."""
@@ -159,11 +143,11 @@ class Codec:
         """Decode a value of the topic ``transactions.dlq``."""
         return cast(DeadLetter, self._decode("dead_letter", value))
 
-    def encode_rule_set(self, version: RuleSetVersion) -> bytes:
+    def encode_rule(self, version: RuleSetVersion) -> bytes:
         """Encode a version of the rules."""
         return self._encode("rule", version)
 
-    def decode_rule_set(self, value: bytes | None) -> RuleSetVersion:
+    def decode_rule(self, value: bytes | None) -> RuleSetVersion:
         """Decode a value of the topic ``rules``."""
         return cast(RuleSetVersion, self._decode("rule", value))
 

@@ -1,54 +1,35 @@
 """The fraud model at serving time: LightGBM, Platt calibration, contributions.
 
-Scores come from :mod:`serving.bit_trees` (about 3 us a row), proven against LightGBM's own library on every load; a model that has
-no such form, or fails the proof, is scored by the library through its C interface (about 10 us a row; ``Booster.predict`` spends
-ten times as long around a single row as in it).  Single rows, batches, both paths and ``Booster.predict`` agree to the last bit,
-which tests hold.
+Scores come from :mod:`serving.bit_trees`, three times as fast as LightGBM's library on rows that differ, and proven against it on
+every load; a model that has no such form, or fails the proof, is scored by the library.  Single rows, batches, both paths and
+``Booster.predict`` agree to the last bit, which tests hold.
 
-A :class:`Model` never changes and may be shared between threads: what the C interface writes to belongs to one thread each.
+A :class:`Model` never changes and may be shared between threads.
 :class:`ModelManager` holds the one in force; a model that is refused leaves the one before it serving.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import lightgbm
 import numpy as np
-from lightgbm.basic import _LIB  # the handle of the library; the package offers no other way to its fast path
 from numpy.typing import NDArray
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest, BoundForest
 from serving.bit_trees import BitTrees, parse_bit_trees
+from serving.booster import LibraryBooster, UnreadableModel
 from serving.model_files import Manifest, ModelFiles, ModelRefused, production, read_files
 
 __all__ = ["FeatureContribution", "Model", "ModelHealth", "ModelManager", "ModelRefused", "load_model"]
 
-_RAW, _CONTRIB = ctypes.c_int(1), ctypes.c_int(3)
-_FLOAT64, _ROW_MAJOR = ctypes.c_int(1), ctypes.c_int(1)
-_FIRST, _ALL = ctypes.c_int(0), ctypes.c_int(-1)
-# Threads cost more than they bring at these sizes: a single row takes a hundred times as long with the default.
-_ONE_THREAD = ctypes.c_char_p(b"num_threads=1")
-# Below this many rows the fast path row by row beats one call for the matrix, which sets up a predictor first.
-_MATRIX_FROM_ROWS = 8
 _WARM_UP_ROWS = 32
 _PROBES = 512
-# Item access makes function objects of our own: the package's are left with the signature it gave them.
-_predict_row = _LIB["LGBM_BoosterPredictForMatSingleRowFast"]
-_predict_matrix = _LIB["LGBM_BoosterPredictForMat"]
-_new_row_config = _LIB["LGBM_BoosterPredictForMatSingleRowFastInit"]
-_free_row_config = _LIB["LGBM_FastConfigFree"]
-_last_error = _LIB["LGBM_GetLastError"]
-_last_error.restype = ctypes.c_char_p
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +39,6 @@ class FeatureContribution:
     feature: str
     value: float
     contribution: float
-
-
-class _RowLane:
-    """What one thread needs for single rows: an input row, an output cell, and the library's prepared configuration."""
-
-    __slots__ = ("__weakref__", "_arguments", "_booster", "_raw", "row")
-
-    def __init__(self, booster: Any, columns: int) -> None:
-        self._booster = booster  # the configuration points into it
-        self.row = np.zeros(columns)
-        self._raw = ctypes.c_double()
-        config = ctypes.c_void_p()
-        handle = _handle(booster)
-        _check(
-            _new_row_config(
-                handle,
-                _RAW,
-                _FIRST,
-                _ALL,
-                _FLOAT64,
-                ctypes.c_int32(columns),
-                _ONE_THREAD,
-                ctypes.byref(config),
-            )
-        )
-        weakref.finalize(self, _free_row_config, config)
-        written = ctypes.c_int64()
-        row = ctypes.c_void_p(self.row.ctypes.data)
-        self._arguments = (config, row, ctypes.byref(written), ctypes.byref(self._raw))
-
-    def predict(self) -> float:
-        """Return the raw score of what lies in ``row``."""
-        if _predict_row(*self._arguments):
-            _check(-1)
-        return self._raw.value
 
 
 class Model:
@@ -124,7 +70,6 @@ class Model:
         self._width = 1 + max(features.values(), default=-1)
         self._booster = _booster(files)
         self._a, self._b = files.manifest.calibration.a, files.manifest.calibration.b
-        self._lanes = threading.local()
         self._trees = None if library_only else self._proven_trees(files.text)
         self.path = "library" if self._trees is None else "bit_trees"
 
@@ -138,7 +83,7 @@ class Model:
             Raw scores (log-odds before calibration) and calibrated probabilities, ``float64[B]`` each.
         """
         self._check_shape(matrix)
-        raw = self._by_library(matrix) if self._trees is None else self._trees.predict(matrix)
+        raw = self._trees.predict(matrix) if self._trees is not None else self._booster.predict(matrix[:, self.columns])
         # One by one: numpy's exp may round otherwise in a batch than alone.
         return raw, np.array([self.calibrate(value) for value in raw.tolist()], dtype=np.float64)
 
@@ -146,7 +91,8 @@ class Model:
         """Score one ``float64[F]`` feature vector: raw score and calibrated probability, as :meth:`predict` gives them."""
         if vector.shape != (self._width,):
             raise ValueError(f"a feature vector has shape {(self._width,)}, not {vector.shape}")
-        raw = self._row(vector) if self._trees is None else float(self._trees.predict(vector[None])[0])
+        trees = self._trees
+        raw = self._booster.predict_row(vector[self.columns]) if trees is None else float(trees.predict(vector[None])[0])
         return raw, self.calibrate(raw)
 
     def calibrate(self, raw: float) -> float:
@@ -161,7 +107,7 @@ class Model:
             ``float64[B, C + 1]``: what each of :attr:`feature_names` added, then the base value; a row sums to the raw score.
         """
         self._check_shape(matrix)
-        return self._matrix(matrix, _CONTRIB, len(self.feature_names) + 1)
+        return self._booster.contributions(matrix[:, self.columns])
 
     def top_contributions(self, matrix: NDArray[np.float64], k: int) -> list[list[FeatureContribution]]:
         """List, for each row, the ``k`` features that moved the raw score most, the strongest first."""
@@ -187,44 +133,7 @@ class Model:
         if trees is None:
             return None
         probes = trees.probes(self._width, _PROBES)
-        return trees if np.array_equal(trees.predict(probes), self._by_library(probes)) else None
-
-    def _by_library(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        if matrix.shape[0] >= _MATRIX_FROM_ROWS:
-            return self._matrix(matrix, _RAW, 1)[:, 0]
-        return np.array([self._row(vector) for vector in matrix], dtype=np.float64)
-
-    def _row(self, vector: NDArray[np.float64]) -> float:
-        try:
-            lane: _RowLane = self._lanes.lane
-        except AttributeError:
-            lane = self._lanes.lane = _RowLane(self._booster, len(self.feature_names))
-        # The columns were checked when the model was loaded: "clip" only spares numpy a copy.
-        np.take(vector, self.columns, out=lane.row, mode="clip")
-        return lane.predict()
-
-    def _matrix(self, matrix: NDArray[np.float64], kind: ctypes.c_int, width: int) -> NDArray[np.float64]:
-        rows = np.ascontiguousarray(matrix[:, self.columns], dtype=np.float64)
-        out = np.empty((rows.shape[0], width))
-        if not rows.shape[0]:
-            return out
-        _check(
-            _predict_matrix(
-                _handle(self._booster),
-                ctypes.c_void_p(rows.ctypes.data),
-                _FLOAT64,
-                ctypes.c_int32(rows.shape[0]),
-                ctypes.c_int32(rows.shape[1]),
-                _ROW_MAJOR,
-                kind,
-                _FIRST,
-                _ALL,
-                _ONE_THREAD,
-                ctypes.byref(ctypes.c_int64()),
-                ctypes.c_void_p(out.ctypes.data),
-            )
-        )
-        return out
+        return trees if np.array_equal(trees.predict(probes), self._booster.predict(probes[:, self.columns])) else None
 
     def _check_shape(self, matrix: NDArray[np.float64]) -> None:
         if matrix.ndim != 2 or matrix.shape[1] != self._width:
@@ -330,24 +239,23 @@ class ModelManager:
 
 def _loaded(files: ModelFiles, features: Mapping[str, int]) -> Model:
     model = Model(files, features)
-    model.warm_up()
+    try:
+        model.warm_up()
+    except Unavailable as failure:  # linear leaves, say, have no contributions, and every decision that is not ALLOW must be explained
+        raise ModelRefused(f"{files.sha256[:12]}: {failure.detail}") from None
     return model
 
 
-def _booster(files: ModelFiles) -> Any:
+def _booster(files: ModelFiles) -> LibraryBooster:
     try:
-        booster = lightgbm.Booster(model_str=files.text)
-    except lightgbm.basic.LightGBMError as error:
+        booster = LibraryBooster(files.text)
+    except UnreadableModel as error:
         raise ModelRefused(f"{files.sha256[:12]}: LightGBM cannot read it: {error}") from None
-    if tuple(booster.feature_name()) != files.manifest.feature_names:
+    if booster.feature_names != files.manifest.feature_names:
         raise ModelRefused(f"{files.sha256[:12]}: the model and its manifest name different features")
-    if booster.num_model_per_iteration() != 1:
+    if booster.outputs != 1:
         raise ModelRefused(f"{files.sha256[:12]}: not a binary classifier")
     return booster
-
-
-def _handle(booster: Any) -> ctypes.c_void_p:
-    return booster._handle  # type: ignore[no-any-return]  # noqa: SLF001 - what the C interface calls the model by
 
 
 def _bound_forest(files: ModelFiles, features: Mapping[str, int]) -> BoundForest | None:
@@ -365,9 +273,3 @@ def _columns(names: tuple[str, ...], features: Mapping[str, int]) -> NDArray[np.
     if unknown:
         raise ModelRefused(f"the model was trained on features that do not exist here: {', '.join(unknown[:5])}")
     return np.array([features[name] for name in names], dtype=np.intp)
-
-
-def _check(status: int) -> None:
-    """Turn the library's failure into what it is: a model that cannot answer."""
-    if status:
-        raise Unavailable("model", (_last_error() or b"").decode(errors="replace"))

@@ -73,9 +73,7 @@ class Manifest:
             "feature_names": list(self.feature_names),
             "catalogue_version": self.catalogue_version,
             "calibration": {"a": self.calibration.a, "b": self.calibration.b},
-            "anomaly": None
-            if self.anomaly is None
-            else {"sha256": self.anomaly.sha256, "feature_names": list(self.anomaly.feature_names)},
+            "anomaly": None if self.anomaly is None else {"sha256": self.anomaly.sha256, "feature_names": list(self.anomaly.feature_names)},
             "metrics": dict(self.metrics),
             "hyper_parameters": dict(self.hyper_parameters),
             "training": dict(self.training),

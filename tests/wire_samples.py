@@ -72,16 +72,13 @@ def codec() -> Codec:
 
 def encode(name: str, record: Any) -> bytes:
     """A framed record."""
-    framed: bytes = getattr(codec(), f"encode_{_METHOD.get(name, name)}")(record)
+    framed: bytes = getattr(codec(), f"encode_{name}")(record)
     return framed
 
 
 def decode(name: str, value: bytes | None, by: Codec | None = None) -> Any:
     """The record of a framed value."""
-    return getattr(by or codec(), f"decode_{_METHOD.get(name, name)}")(value)
-
-
-_METHOD = {"rule": "rule_set"}
+    return getattr(by or codec(), f"decode_{name}")(value)
 
 
 def transaction(**changes: Any) -> Transaction:

@@ -47,17 +47,19 @@ def fit_forest(points: NDArray[np.float64], *, seed: int) -> AnomalyForest:
 
 def export_forest(forest: Any) -> AnomalyForest:
     """Lay a fitted ``IsolationForest`` out as flat arrays, with the path length of each leaf worked out."""
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("feature", "threshold", "left", "right", "path_length")}
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("feature", "threshold", "children", "path_length", "depth")}
     roots, offset = [], 0
     for estimator, columns in zip(forest.estimators_, forest.estimators_features_, strict=True):
         tree = estimator.tree_
-        is_leaf = tree.children_left < 0
+        is_leaf, depths = tree.children_left < 0, _depths(tree)
+        children = np.stack([tree.children_left, tree.children_right], axis=1)
+        itself = np.arange(tree.node_count)[:, None]
         roots.append(offset)
         parts["feature"].append(np.where(is_leaf, 0, np.asarray(columns)[np.maximum(tree.feature, 0)]))
         parts["threshold"].append(tree.threshold)
-        parts["left"].append(np.where(is_leaf, -1, tree.children_left + offset))
-        parts["right"].append(np.where(is_leaf, -1, tree.children_right + offset))
-        parts["path_length"].append(_depths(tree) + _average_path_length(tree.n_node_samples))
+        parts["children"].append(np.where(is_leaf[:, None], itself, children) + offset)
+        parts["path_length"].append(depths + _average_path_length(tree.n_node_samples))
+        parts["depth"].append(depths)
         offset += tree.node_count
     flat = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     samples = np.array([forest.max_samples_])
@@ -65,9 +67,9 @@ def export_forest(forest: Any) -> AnomalyForest:
         roots=np.array(roots, dtype=np.int32),
         feature=flat["feature"].astype(np.int32),
         threshold=flat["threshold"].astype(np.float64),
-        left=flat["left"].astype(np.int32),
-        right=flat["right"].astype(np.int32),
+        children=flat["children"].astype(np.int32),
         path_length=flat["path_length"],
+        depth=int(flat["depth"].max()),
         normaliser=float(len(roots) * _average_path_length(samples)[0]) or 1.0,
         flag_above=float(-forest.offset_),
     )

@@ -122,9 +122,7 @@ class _Compiler:
             case Name() if self._type(node) is Type.TRUTH:
                 slot, side = self._slots[node.name], 0 if wanted else 1
                 return lambda columns: columns[slot][side]
-        raise InvalidRules(
-            f"{_shown(node)} is {self._type(node)}, not a condition: compare it with something", position=node.position
-        )
+        raise InvalidRules(f"{_shown(node)} is {self._type(node)}, not a condition: compare it with something", position=node.position)
 
     def _compare(self, node: Compare, *, wanted: bool) -> Condition:
         left_type, right_type = self._type(node.left), self._type(node.right)

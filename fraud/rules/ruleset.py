@@ -178,9 +178,7 @@ class RuleSet:
         # Integers: the same sum whatever the order in which numpy adds.
         score = np.minimum(self._scores @ fired, SCORE_UNITS) / SCORE_UNITS
         floor = np.max(fired[self._forcing] * self._floors, axis=0, initial=0)
-        return Evaluation(
-            score=score, floor=floor, fired=fired, compiled=self._compiled, features=features, event_fields=event_fields
-        )
+        return Evaluation(score=score, floor=floor, fired=fired, compiled=self._compiled, features=features, event_fields=event_fields)
 
     def _compile(self, vocabulary: Vocabulary) -> None:
         # Disabled rules are checked like the others: one that could not be enabled is of no use.

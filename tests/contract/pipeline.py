@@ -136,7 +136,7 @@ class Pipeline:
 
 def record(value: bytes | None, key: str | None, *, source: str = "transactions", partition: int = 0, offset: int = 0) -> Record:
     """A Kafka record as the first operator gets it."""
-    return Record(source, partition, offset, 1_700_000_000_000 + offset, None if key is None else key.encode(), value, None)
+    return Record(source, partition, offset, 1_700_000_000_000 + offset, None if key is None else key.encode(), value)
 
 
 __all__ = ["DictMap", "OutRow", "Part", "Pipeline", "codec", "record"]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cli.__main__ import build_parser, main
 from cli.output import print_json, progress_bar
@@ -93,3 +97,17 @@ def test_no_lock_names_an_index_and_every_requirement_has_a_hash() -> None:
     pinned = [number for number, line in enumerate(lines) if "==" in line]
     assert pinned
     assert all("--hash=sha256:" in lines[number + 1] for number in pinned)
+
+
+def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
+    """Whoever changes pyproject.toml runs python -m infra.lock."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (REPO / "infra" / "requirements.lock").read_text(encoding="utf-8")
+    pinned: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", text, re.MULTILINE):
+        pinned.setdefault(canonicalize_name(name), []).append(version)
+    for line in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+        wanted = Requirement(line)
+        versions = pinned.get(canonicalize_name(wanted.name), [])
+        assert versions, f"{wanted.name} is not in the lock"
+        assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: the lock has {versions}"

@@ -23,7 +23,6 @@ from tests.wire_samples import (
     decode,
     drawn,
     encode,
-    label,
     plain,
     same,
     transaction,
@@ -95,13 +94,6 @@ def test_the_bits_of_features_survive() -> None:
 @pytest.mark.parametrize("features", [[1.5, 2.5], np.array([[1.5, 9.0], [2.5, 9.0]])[:, 0], np.array([1.5, 2.5], ">f8")])
 def test_features_may_be_a_list_a_strided_view_or_of_another_byte_order(features: Any) -> None:
     assert codec().decode_decision(codec().encode_decision(decision(features=features))).features.tolist() == [1.5, 2.5]
-
-
-def test_a_body_has_no_header_and_comes_back() -> None:
-    by = codec()
-    assert by.encode_transaction(transaction())[HEADER_BYTES:] == by.encode_transaction_body(transaction())
-    assert transaction() == by.decode_transaction_body(by.encode_transaction_body(transaction()))
-    assert label() == by.decode_label_body(by.encode_label_body(label()))
 
 
 def test_a_codec_wants_an_id_for_every_schema() -> None:

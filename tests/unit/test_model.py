@@ -52,9 +52,9 @@ def stump_forest() -> AnomalyForest:
         roots=np.array([0], dtype=np.int32),
         feature=np.array([1, 0, 0], dtype=np.int32),
         threshold=np.array([10.0, 0.0, 0.0]),
-        left=np.array([1, -1, -1], dtype=np.int32),
-        right=np.array([2, -1, -1], dtype=np.int32),
+        children=np.array([[1, 2], [1, 1], [2, 2]], dtype=np.int32),
         path_length=np.array([0.0, 8.0, 1.0]),
+        depth=1,
         normaliser=4.0,
         flag_above=0.5,
     )
@@ -218,7 +218,6 @@ def test_models_of_many_shapes_score_like_booster_without_branches(how: dict[str
         {"num_leaves": 100, "min_data_in_leaf": 1, "rounds": 5},
         {"zero_as_missing": True},
         {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
-        {"linear_tree": True, "rounds": 5},
         {"category": True, "rounds": 5},
     ],
 )
@@ -229,6 +228,11 @@ def test_models_without_such_a_form_are_scored_by_the_library(how: dict[str, Any
     expected = lightgbm.Booster(model_str=text).predict(vectors(30)[:, columns], raw_score=True, num_threads=1)
     assert loaded.path == "library"
     assert loaded.predict(vectors(30))[0].tolist() == expected.tolist()
+
+
+def test_a_model_that_cannot_be_explained_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="not implemented for linear trees"):
+        load_text(tmp_path, train_text(linear_tree=True, rounds=5))
 
 
 def test_a_fast_form_that_differs_in_one_leaf_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -283,8 +287,11 @@ def test_the_anomaly_forest_reads_its_columns_of_the_vector(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "damage",
     [
-        {"left": np.array([0, -1, -1], dtype=np.int32)},  # a walk that never ends
-        {"right": np.array([3, -1, -1], dtype=np.int32)},  # a child outside
+        {"children": np.array([[1, 3], [1, 1], [2, 2]], dtype=np.int32)},
+        {"children": np.array([[-1, 2], [1, 1], [2, 2]], dtype=np.int32)},
+        {"children": np.array([1, 2, 2], dtype=np.int32)},
+        {"depth": 1 << 40},
+        {"depth": -1},
         {"roots": np.array([-1], dtype=np.int32)},
         {"roots": np.array([], dtype=np.int32)},
         {"feature": np.array([-1, 0, 0], dtype=np.int32)},

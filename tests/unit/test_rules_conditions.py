@@ -36,10 +36,7 @@ def fires(when: str, *events: Event) -> list[bool]:
 
 
 def test_the_example_of_the_issue_reads_as_it_says() -> None:
-    when = (
-        'amount_usd > 2000 and card_kmh_from_previous > 800 and merchant_country in ("RU", "NG") '
-        "and not card_first_seen_merchant == 0"
-    )
+    when = 'amount_usd > 2000 and card_kmh_from_previous > 800 and merchant_country in ("RU", "NG") and not card_first_seen_merchant == 0'
     event = {"amount_usd": 2500.0, "card_kmh_from_previous": 900.0, "merchant_country": "RU", "card_first_seen_merchant": 1.0}
     assert fires(when, event, event | {"merchant_country": "FR"}, event | {"card_first_seen_merchant": 0.0}) == [True, False, False]
 
@@ -225,8 +222,7 @@ predicates = st.one_of(
 conditions = st.recursive(
     predicates,
     lambda inner: (
-        st.builds("(({}) {} ({}))".format, inner, st.sampled_from(["and", "or", "==", "!="]), inner)
-        | st.builds("not {}".format, inner)
+        st.builds("(({}) {} ({}))".format, inner, st.sampled_from(["and", "or", "==", "!="]), inner) | st.builds("not {}".format, inner)
     ),
     max_leaves=6,
 ).map(lambda text: f"({text}) or missing(amount_usd) and missing(country)")

@@ -79,9 +79,7 @@ def test_reasons_carry_the_values_that_the_rule_saw() -> None:
         rule("low", priority=1, severity="low", message="{alias_of_speed} km/h, from {country}, listed {card_blacklisted}"),
         rule("high", priority=2, severity="critical", floor="DENY", name="Big"),
     )
-    reasons = rules.evaluate(
-        matrix((2500.5, 12.25), (1, 1)), {"country": ["FR", "US"], "card_blacklisted": [False, None]}
-    ).reasons()
+    reasons = rules.evaluate(matrix((2500.5, 12.25), (1, 1)), {"country": ["FR", "US"], "card_blacklisted": [False, None]}).reasons()
     assert reasons[1] == ()
     assert [reason.message for reason in reasons[0]] == ["2,500.50 USD", "12.25 km/h, from FR, listed false"]
     first = reasons[0][0]

@@ -51,9 +51,7 @@ def test_the_model_ranks_better_than_chance_on_rows_it_never_saw(report: Trainin
 
 
 def test_every_promised_measure_is_reported(report: TrainingReport) -> None:
-    assert {"auc", "average_precision", "recall_at_fpr_2pct", "recall", "fpr", "f1", "brier", "ece", "threshold"} <= set(
-        report.metrics
-    )
+    assert {"auc", "average_precision", "recall_at_fpr_2pct", "recall", "fpr", "f1", "brier", "ece", "threshold"} <= set(report.metrics)
 
 
 def test_calibration_does_not_harm(report: TrainingReport) -> None:
@@ -193,9 +191,7 @@ def points(rows: int, seed: int = 5) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("samples", [256, 20, 2])
 def test_the_exported_forest_decides_as_scikit_learn_does(samples: int) -> None:
-    reference = IsolationForest(n_estimators=50, max_samples=samples, contamination=CONTAMINATION, random_state=1).fit(
-        points(1_000)
-    )
+    reference = IsolationForest(n_estimators=50, max_samples=samples, contamination=CONTAMINATION, random_state=1).fit(points(1_000))
     asked = np.concatenate([points(3_000, seed=6), points(50) * 100, points(1_000)])
     score, flag = export_forest(reference).evaluate(asked)
     assert np.max(np.abs((-score - reference.offset_) - reference.decision_function(asked))) < 1e-9

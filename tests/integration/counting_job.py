@@ -1,0 +1,161 @@
+"""The scoring job's topology with operators that only count, so that a record lost, repeated, swapped or altered shows.
+
+``ingest`` numbers the records of each card and sends each to the shard that its offset names, ``observe`` numbers the records of
+that shard and sends them home, ``infer`` writes both numbers with a digest of what was read, on both lanes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from flink_jobs import score
+from flink_jobs.assembly import CoreSettings
+from flink_jobs.cores import ByteMap, OutRow, Part, Record
+from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.settings import JobSettings
+from infra import flink
+from infra.java import find_java_home
+from infra.jobs import JobTicket
+from infra.plan import Plan
+from infra.settings import REPO_ROOT
+from serving import ledger
+
+SHARDS = 4
+
+
+def digest(data: bytes | None) -> str | None:
+    return None if data is None else sha256(data).hexdigest()[:16]
+
+
+class CountingIngest:
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], int] = {}
+
+    def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
+        targets: list[list[dict[str, Any]]] = [[] for _ in range(SHARDS)]
+        for record in records:
+            card = (record.key or b"").decode("latin-1")
+            number = _next_number(self._seen, shard, card, maps["cards"])
+            targets[record.offset % SHARDS].append(
+                {
+                    "topic": record.source,
+                    "partition": record.partition,
+                    "offset": record.offset,
+                    "timestamp_ms": record.timestamp_ms,
+                    "card": None if record.key is None else card,
+                    "value": digest(record.value),
+                    "home": shard,
+                    "card_number": number,
+                },
+            )
+        return [Part(target, json.dumps(rows).encode()) for target, rows in enumerate(targets) if rows]
+
+
+class CountingObserve:
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], int] = {}
+
+    def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
+        rows = json.loads(payload)
+        for row in rows:
+            row["shard"] = shard
+            row["shard_number"] = _next_number(self._seen, shard, "all", maps["entities"])
+        return [Part(rows[0]["home"], json.dumps(rows).encode())]
+
+
+class CountingInfer:
+    def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
+        rules = maps["control"].get("rules")
+        out: list[OutRow] = []
+        for row in json.loads(payload):
+            if row["home"] != shard:
+                raise AssertionError(row)
+            value = json.dumps({**row, "rules": rules and rules.decode()}).encode()
+            out += [OutRow("fast", ledger.FAST_LANE, b"k", value), OutRow("ledger", _topic_of(row), row["card"] and b"k", value)]
+        return out
+
+    def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
+        maps["control"].put(kind, b"%d:%s" % (shard, payload or b"none"))
+
+
+def _next_number(seen: dict[tuple[int, str], int], shard: int, name: str, state: ByteMap) -> int:
+    number = seen.get((shard, name)) or int(state.get(name) or b"0")
+    seen[shard, name] = number + 1
+    state.put(name, b"%d" % (number + 1))
+    return number + 1
+
+
+def _topic_of(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return ledger.DEAD_LETTERS
+    return ledger.LABELS_APPLIED if row["topic"] == ledger.LABELS else ledger.DECISIONS
+
+
+def _builder(core: type) -> Callable[[CoreSettings, Callable[[str, int], None]], Any]:
+    return lambda _settings, _count: core()
+
+
+class CountingIngestOperator(IngestOperator):
+    maps = ("cards",)
+    build = staticmethod(_builder(CountingIngest))
+
+
+class CountingObserveOperator(ObserveOperator):
+    maps = ("entities",)
+    build = staticmethod(_builder(CountingObserve))
+
+
+class CountingInferOperator(InferOperator):
+    maps = ("control",)
+    build = staticmethod(_builder(CountingInfer))
+
+
+OPERATORS = score.Operators(CountingIngestOperator, CountingObserveOperator, CountingInferOperator)
+
+
+def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
+    """Entry of the job's ticket: submits in a process of its own, as the driver's JVM stays in the process that started it."""
+    core = CoreSettings(
+        shards=SHARDS,
+        schema_ids={},
+        registry_url="",
+        redis_url="",
+        models_dir="",
+        ip_hash_key_file="",
+        default_rules=None,
+        default_model=None,
+        code_version="",
+    )
+    settings = JobSettings(
+        bootstrap_servers=plan.addresses.bootstrap_servers,
+        flink_port=plan.settings.flink_port,
+        core=core,
+        parallelism=int(ticket.arguments[0]),
+        restore_from=checkpoint,
+    )
+    file = plan.layout.jobs / "counting.settings"
+    file.write_text(settings.model_dump_json())
+    submitted = subprocess.run(
+        [str(plan.python), "-m", "tests.integration.counting_job", str(file)],
+        env=flink.environment(plan.layout, find_java_home(), python=plan.python),
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    return submitted.stdout.split()[-1]
+
+
+if __name__ == "__main__":
+    # imported by its name, so that the operators are pickled by reference and not by value
+    from tests.integration import counting_job
+
+    print(score.submit(JobSettings.model_validate_json(Path(sys.argv[1]).read_text()), counting_job.OPERATORS))
