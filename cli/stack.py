@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _UP = """\
-Start Kafka, Flink, Redis and the schema registry as processes of this machine, and a supervisor that restarts what dies.
-A second `up` changes nothing; after a failed or interrupted one it finishes the start.
+Start Kafka, Flink, Redis and the schema registry as processes of this machine, a supervisor that restarts what dies, and the
+scoring job.  The first start trains a first model on generated history, which takes a minute or two.  A second `up` changes nothing; after a failed or interrupted one it finishes the start.
 
 Ports come from FRAUDGUARD_KAFKA_PORT (9092), FRAUDGUARD_FLINK_PORT (8081), FRAUDGUARD_REDIS_PORT (6379) and
 FRAUDGUARD_REGISTRY_PORT (8085); 0 means any free port.  FRAUDGUARD_TASKMANAGERS (2) is the parallelism.
@@ -36,16 +36,25 @@ def register(commands: Commands) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from infra.stack import Stack  # noqa: PLC0415 - help works without any package
+    from infra.application import bring_up  # noqa: PLC0415 - help works without any package
+    from infra.stack import Stack  # noqa: PLC0415
 
     try:
-        result = Stack().up(stopwatch())
+        application = bring_up(Stack(), stopwatch())
     except KeyboardInterrupt:
         say("interrupted; what was started goes on. ./fraudguard status tells, ./fraudguard down stops it")
         raise
+    result = application.stack
     what = "it is already up" if result.already else f"the stack is up after {result.seconds:.0f} s"
     report(
-        {"state": "up", "already": result.already, "seconds": round(result.seconds, 3), "addresses": asdict(result.addresses)},
+        {
+            "state": "up",
+            "already": result.already,
+            "seconds": round(result.seconds, 3),
+            "addresses": asdict(result.addresses),
+            "model": application.model_sha256,
+            "job": asdict(application.job),
+        },
         as_json=arguments.json,
         people=lambda: print_lines([what, *_address_lines(result.addresses)]),
     )
@@ -83,6 +92,9 @@ def _print_status(status: StackStatus, events: int) -> None:
         )
     if status.components and status.supervisor_pid is None:
         print_lines(["", "the supervisor does not run, so nothing is restarted: ./fraudguard up brings it back"])
+    if status.jobs:
+        print_lines([""])
+        print_table(("job", "state", "id"), [(job.name, job.state, job.job_id) for job in status.jobs])
     if status.events and events > 0:
         shown = [(event.time, event.component, event.event, event.detail) for event in status.events[-events:]]
         print_lines([""])

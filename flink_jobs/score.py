@@ -150,9 +150,10 @@ def _control(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     """Rule sets and models, one copy for each shard: what a broadcast would do, with thread mode and with keyed state."""
     _source_table(table_env, "control_in", "rules;models", settings)
     numbers = ", ".join(map(str, range(len(keys))))
+    # unnesting a column repeats each record and keeps nothing; unnesting a literal would plan a join that keeps every record for ever
     copies = table_env.sql_query(
         f"""SELECT {_key_of("shard", keys)}, ROW(shard, topic, v)
-            FROM control_in CROSS JOIN UNNEST(ARRAY[{numbers}]) AS shards(shard)"""
+            FROM (SELECT topic, v, ARRAY[{numbers}] AS shards FROM control_in) CROSS JOIN UNNEST(shards) AS copies(shard)"""
     )
     return table_env.to_append_stream(copies, _PART)
 

@@ -75,6 +75,8 @@ EVENT_FEATURES: tuple[Entry, ...] = (
     Entry("merchant_country_mismatch", _FLAG, "merchant country differs from card country", "either is unknown"),
     Entry("location_country_mismatch", _FLAG, "country of the transaction differs from card country", "either is unknown"),
     Entry("ip_billing_distance_km", "km", "from the IP's location to the billing address", "either is unknown"),
+    Entry("lat", "degrees", "latitude of the transaction", "not given, or (0, 0)"),
+    Entry("lon", "degrees", "longitude of the transaction", "not given, or (0, 0)"),
     Entry("home_distance_km", "km", "from the transaction to the billing address", "either is unknown"),
 )
 

@@ -104,7 +104,9 @@ def event_features(event: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     out[11] = _mismatch(event[k.E_MERCHANT_COUNTRY], event[k.E_CARD_COUNTRY])
     out[12] = _mismatch(event[k.E_COUNTRY], event[k.E_CARD_COUNTRY])
     out[13] = haversine_km(event[k.E_IP_LAT], event[k.E_IP_LON], event[k.E_BILL_LAT], event[k.E_BILL_LON])
-    out[14] = haversine_km(event[k.E_LAT], event[k.E_LON], event[k.E_BILL_LAT], event[k.E_BILL_LON])
+    out[14] = math.nan if event[k.E_LAT] == MISSING else event[k.E_LAT] / 1e6
+    out[15] = math.nan if event[k.E_LON] == MISSING else event[k.E_LON] / 1e6
+    out[16] = haversine_km(event[k.E_LAT], event[k.E_LON], event[k.E_BILL_LAT], event[k.E_BILL_LON])
 
 
 @njit("void(int64[:, ::1], float64[:, ::1])", cache=True, nogil=True)

@@ -23,6 +23,7 @@ from fraud.errors import Unavailable
 from infra import flink
 from infra.java import find_java_home
 from infra.jobs import JobTicket, find_missing, find_newest_checkpoint, load_tickets, read_jobs, remove_ticket, save_ticket
+from infra.layout import Layout
 from infra.plan import Plan
 from infra.probes import read_json_url
 from infra.settings import REPO_ROOT
@@ -53,15 +54,15 @@ class JobState:
 def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
     """Settings of the job on this stack, schemas registered; raises Unavailable."""
     addresses = plan.addresses
-    production = model_files.production(models_dir(plan))
+    production = model_files.production(models_dir(plan.layout))
     rules = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
     core = CoreSettings(
         shards=SHARDS,
         schema_ids=register_all(HttpRegistry(addresses.registry_url, timeout_s=10.0)),
         registry_url=addresses.registry_url,
         redis_url=addresses.redis_url,
-        models_dir=str(models_dir(plan)),
-        ip_hash_key_file=str(ip_hash_key_file(plan)),
+        models_dir=str(models_dir(plan.layout)),
+        ip_hash_key_file=str(ip_hash_key_file(plan.layout)),
         default_rules=rules.to_json(),
         default_model=None if production is None else production.sha256,
         code_version=code_version(),
@@ -75,14 +76,14 @@ def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
     )
 
 
-def models_dir(plan: Plan) -> Path:
+def models_dir(layout: Layout) -> Path:
     """Where models lie, by the SHA-256 of their text."""
-    return plan.layout.home / "models"
+    return layout.home / "models"
 
 
-def ip_hash_key_file(plan: Plan) -> Path:
+def ip_hash_key_file(layout: Layout) -> Path:
     """The key of address hashes: made once, kept beside the models, never in a log or on a command line."""
-    path = plan.layout.home / "secrets" / "ip_hash.key"
+    path = layout.home / "secrets" / "ip_hash.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.write_bytes(os.urandom(_KEY_BYTES))

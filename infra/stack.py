@@ -261,7 +261,8 @@ class Stack:
 
     def _raise_if_hopeless(self, record: Record | None, failures_before: int) -> None:
         if record is not None and record.failures - failures_before >= _GIVE_UP_AFTER:
-            raise Unavailable(record.name, f"it does not start ({record.detail}).\n{self._tail(record.name)}")
+            way_out = "Remove the cause and run ./fraudguard up again, or ./fraudguard down"
+            raise Unavailable(record.name, f"it does not start ({record.detail}).\n{self._tail(record.name)}\n{way_out}")
 
     def _raise_if_supervisor_died(self, record: Record | None) -> None:
         if record is None or not record.alive:

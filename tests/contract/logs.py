@@ -21,7 +21,7 @@ from fraud.events import Kind, Label, Transaction, hash64
 from fraud.vector import Evaluator, event_row
 from tests.contract.naive import DAY_MS, HOUR_MS, LIFETIME_MS, MINUTE_MS, RETENTION_MS
 
-__all__ = ["START_MS", "Entity", "differences", "kind_names", "logs", "random_log", "transaction"]
+__all__ = ["START_MS", "Entity", "differences", "kind_names", "logs", "owned", "random_log", "transaction"]
 
 START_MS = 1_735_689_600_000 + 17 * HOUR_MS + 123  # 2025-01-01, at no round hour
 TENANT = "default"
@@ -39,6 +39,11 @@ def transaction(t: int, amount_minor: int = 1_000, **columns: object) -> Transac
     """A transaction of card c, user u, merchant m at ``t`` ms; other columns by name."""
     tx = Transaction(f"t{t}", TENANT, "c", "m", amount_minor, "USD", t, user_id="u")
     return replace(tx, **columns)  # type: ignore[arg-type]
+
+
+def owned(kind: Kind, tx: Transaction) -> Transaction:
+    """The transaction as one of the entity of this kind that a test is about."""
+    return replace(tx, **{OWN[kind]: "own"})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def _place(kind: Kind, draw: _Draw, log: list[Transaction | Label], number: int)
         merchant_mcc=MCCS[draw.mcc] if draw.mcc >= 0 else None,
         declined=draw.declined,
     )
-    return replace(tx, **{OWN[kind]: "own"})  # type: ignore[arg-type]
+    return owned(kind, tx)
 
 
 def _placed(kind: Kind, draws: list[_Draw]) -> list[Transaction | Label]:

@@ -64,9 +64,13 @@ def test_windows_equal_those_of_flink_sql(tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text("".join(csv_lines(log)))
     script = Path(__file__).with_name("flink_over.py")
     # the log goes to a file of pyflink's installation otherwise, and a laptop has other use for its memory
-    environment = os.environ | {"JAVA_HOME": str(find_java_home()), "JVM_ARGS": "-Xmx512m -XX:TieredStopAtLevel=1", "FLINK_LOG_DIR": str(tmp_path)}
+    environment = os.environ | {
+        "JAVA_HOME": str(find_java_home()),
+        "JVM_ARGS": "-Xmx512m -XX:TieredStopAtLevel=1",
+        "FLINK_LOG_DIR": str(tmp_path),
+    }
     command = [sys.executable, str(script), str(tmp_path / "events.csv"), str(tmp_path / "out.json")]
-    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-3_000:]
     by_flink = {window: {row[0]: row[1:] for row in rows} for window, rows in json.loads((tmp_path / "out.json").read_text()).items()}
 

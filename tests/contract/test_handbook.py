@@ -90,7 +90,9 @@ needs_data = pytest.mark.skipif(not (DATA / "handbook_features.parquet").exists(
 
 @pytest.fixture(scope="module")
 def published() -> pd.DataFrame:
-    transactions = pd.read_parquet(DATA / "handbook.parquet", columns=["TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT", "TX_FRAUD"])
+    transactions = pd.read_parquet(
+        DATA / "handbook.parquet", columns=["TRANSACTION_ID", "TX_DATETIME", "CUSTOMER_ID", "TERMINAL_ID", "TX_AMOUNT", "TX_FRAUD"]
+    )
     features = pd.read_parquet(DATA / "handbook_features.parquet")
     assert (transactions["TRANSACTION_ID"].to_numpy() == features["TRANSACTION_ID"].to_numpy()).all()
     return pd.concat([transactions, features.drop(columns="TRANSACTION_ID")], axis=1)
@@ -183,8 +185,12 @@ def test_a_label_that_came_a_second_late_would_be_noticed() -> None:
     frame = series()
     # transactions a whole number of days after frauds of their terminal, so that the label's instant matters
     fraud = frame[frame["TX_FRAUD"] == 1].head(40)
-    echo = fraud.assign(TX_DATETIME=fraud["TX_DATETIME"] + pd.Timedelta(days=7), TX_FRAUD=0, TRANSACTION_ID=fraud["TRANSACTION_ID"] + 10_000)
-    both = pd.concat([frame, echo]).sort_values("TX_DATETIME", kind="stable").drop_duplicates("TX_DATETIME", keep=False).reset_index(drop=True)
+    echo = fraud.assign(
+        TX_DATETIME=fraud["TX_DATETIME"] + pd.Timedelta(days=7), TX_FRAUD=0, TRANSACTION_ID=fraud["TRANSACTION_ID"] + 10_000
+    )
+    both = (
+        pd.concat([frame, echo]).sort_values("TX_DATETIME", kind="stable").drop_duplicates("TX_DATETIME", keep=False).reset_index(drop=True)
+    )
     expected = by_the_handbook(both)
     assert not differing(ours(both, Kind.MERCHANT), expected).any()
     late = both.assign(TX_DATETIME=both["TX_DATETIME"].where(both["TX_FRAUD"] == 0, both["TX_DATETIME"] + pd.Timedelta(seconds=1)))

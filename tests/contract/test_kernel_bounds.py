@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE, HEAD_CAP, Catalogue
 from fraud.events import Kind, Label, Transaction
-from tests.contract.logs import OWN, START_MS, Entity, kind_names, transaction
+from tests.contract.logs import START_MS, Entity, kind_names, owned, transaction
 from tests.contract.naive import DAY_MS, HOUR_MS, MINUTE_MS, RETENTION_MS, Naive
 
 HIGH_VOLUME = (Kind.MERCHANT, Kind.DEVICE, Kind.IP)
@@ -26,7 +26,9 @@ WINDOW_MS = {"5m": 5 * MINUTE_MS, "1h": HOUR_MS, "24h": DAY_MS}
 def busy_log(kind: Kind, seed: int) -> list[Transaction | Label]:
     """Sixteen days of traffic by bursts and lulls, up to a day out of order, with labels that come a week later."""
     rng = random.Random(seed)
-    t, entries, pending = START_MS, [], []
+    t = START_MS
+    entries: list[Transaction | Label] = []
+    pending: list[tuple[int, Label]] = []
     for i in range(SIZE):
         t += rng.choice((0, rng.randrange(MINUTE_MS), rng.randrange(MINUTE_MS), rng.randrange(20 * MINUTE_MS)))
         if rng.random() < 0.002:
@@ -40,7 +42,7 @@ def busy_log(kind: Kind, seed: int) -> list[Transaction | Label]:
             user_id=f"u{rng.randrange(300)}",
             declined=rng.random() < 0.1,
         )
-        entries.append(replace(tx, **{OWN[kind]: "own"}))
+        entries.append(owned(kind, tx))
         if rng.random() < 0.08:
             pending.append((t + 7 * DAY_MS, Label(f"t{i}", "default", "c", "m", t - late, t + 7 * DAY_MS, True)))
         while pending and pending[0][0] <= t:
@@ -90,7 +92,11 @@ def readings(kind: Kind) -> tuple[Reading, ...]:
 
 def windows(kind: Kind, aggregate: str) -> list[tuple[str, int]]:
     prefix = f"{kind.name.lower()}_{aggregate}_"
-    return [(name, WINDOW_MS[name.removeprefix(prefix)]) for name in kind_names(kind, catalogue(kind)) if name.startswith(prefix) and "delayed" not in name]
+    return [
+        (name, WINDOW_MS[name.removeprefix(prefix)])
+        for name in kind_names(kind, catalogue(kind))
+        if name.startswith(prefix) and "delayed" not in name
+    ]
 
 
 @pytest.mark.parametrize("kind", HIGH_VOLUME)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE
@@ -80,7 +81,9 @@ def test_working_memory_grows_with_the_log() -> None:
 def test_history_at_once_equals_step_by_step(kind: Kind) -> None:
     """``replay`` over many entities, in any interleaving of the file, writes the features and numbers of single steps."""
     histories = [random_log(kind, size, seed, 20 * MINUTE_MS) for seed, size in enumerate((1, 40, 700, 3, 120))]
-    rows, facts, items, starts = [], [], [], [0]
+    rows: list[NDArray[np.int64]] = []
+    facts: list[tuple[int, int, int]] = []
+    items, starts = [], [0]
     columns, width = CATALOGUE.slices[kind], CATALOGUE.size
     expected, expected_seqs, expected_label_seqs = [], [], []
     for history in histories:
@@ -166,6 +169,7 @@ def test_the_log_numbers_what_was_applied() -> None:
     """Every transaction and every label takes the next number, whether or not it changes anything else."""
     entity = Entity(Kind.MERCHANT)
     label = Label("t", "default", "c", "m", START_MS, START_MS, True)
-    for number, entry in enumerate([transaction(START_MS), label, label, transaction(START_MS - 90 * DAY_MS), label], start=1):
+    log: list[Transaction | Label] = [transaction(START_MS), label, label, transaction(START_MS - 90 * DAY_MS), label]
+    for number, entry in enumerate(log, start=1):
         entity.apply(entry)
         assert state_seq(entity.state) == number

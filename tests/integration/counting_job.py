@@ -77,7 +77,10 @@ class CountingInfer:
             if row["home"] != shard:
                 raise AssertionError(row)
             value = json.dumps({**row, "rules": rules and rules.decode()}).encode()
-            out += [OutRow("fast", ledger.FAST_LANE, b"k", value), OutRow("ledger", _topic_of(row), row["card"] and b"k", value)]
+            out += [
+                OutRow("fast", ledger.FAST_LANE, b"k", value),
+                OutRow("ledger", _topic_of(row), None if row["card"] is None else b"k", value),
+            ]
         return out
 
     def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:

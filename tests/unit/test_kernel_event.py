@@ -129,7 +129,8 @@ def test_card_not_present_follows_the_channel(channel: str | None, remote: int |
 )
 def test_a_country_mismatch_needs_both_countries(feature: str, column: str) -> None:
     def mismatch(one: str | None, card: str | None) -> float:
-        return features(transaction(START_MS, card_country=card, **{column: one}))[feature]
+        columns: dict[str, object] = {column: one}
+        return features(transaction(START_MS, 1_000, card_country=card, **columns))[feature]
 
     assert mismatch("FR", "FR") == 0
     assert mismatch("FR", "GB") == 1
@@ -139,9 +140,7 @@ def test_a_country_mismatch_needs_both_countries(feature: str, column: str) -> N
 
 def test_distances_to_the_billing_address() -> None:
     paris, london, sydney = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
-    tx = transaction(
-        START_MS, lat=paris[0], lon=paris[1], ip_lat=sydney[0], ip_lon=sydney[1], billing_lat=london[0], billing_lon=london[1]
-    )
+    tx = transaction(START_MS, lat=paris[0], lon=paris[1], ip_lat=sydney[0], ip_lon=sydney[1], billing_lat=london[0], billing_lon=london[1])
     got = features(tx)
     assert got["home_distance_km"] == pytest.approx(distance_km(*paris, *london))
     assert got["ip_billing_distance_km"] == pytest.approx(distance_km(*sydney, *london))

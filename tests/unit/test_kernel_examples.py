@@ -32,7 +32,14 @@ def test_a_first_transaction_counts_itself_and_has_no_past() -> None:
     assert {got[f"count_tx_{w}"] for w in ("5m", "1h", "24h", "7d", "30d", "total")} == {1}
     assert {got[f"sum_amount_{w}"] for w in ("5m", "1h", "24h", "7d", "30d")} == {1_234}
     assert got["first_seen_merchant"] == got["first_seen_country"] == 1
-    for name in ("std_amount_24h", "zscore_amount_30d", "ratio_mean_amount_30d", "seconds_since_previous", "km_from_previous", "first_seen_device"):
+    for name in (
+        "std_amount_24h",
+        "zscore_amount_30d",
+        "ratio_mean_amount_30d",
+        "seconds_since_previous",
+        "km_from_previous",
+        "first_seen_device",
+    ):
         assert math.isnan(got[name]), name
 
 

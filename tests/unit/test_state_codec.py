@@ -98,7 +98,9 @@ def test_an_empty_state_is_sixteen_words_of_nothing() -> None:
 def test_sixty_transactions_take_about_a_kilobyte_or_two() -> None:
     card = Entity(Kind.CARD)
     for i in range(60):
-        card.apply(transaction(START_MS + i * 7 * HOUR_MS, 1_000 + i, merchant_id=f"m{i % 9}", device_id="d", country="FR", merchant_mcc=5411))
+        card.apply(
+            transaction(START_MS + i * 7 * HOUR_MS, 1_000 + i, merchant_id=f"m{i % 9}", device_id="d", country="FR", merchant_mcc=5411)
+        )
     assert len(encode_state(card.state, Kind.CARD)) < 2_500
 
 

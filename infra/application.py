@@ -1,0 +1,70 @@
+"""FraudGuard on the local stack: model, feature store, schemas and the scoring job on top of the servers.
+
+``bring_up`` is what ``./fraudguard up`` does; every step looks first whether it is done already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feature_repo import repository
+from fraud.catalogue import CATALOGUE
+from fraud.errors import Unavailable
+from infra import scoring_job
+from infra.first_model import ensure_model
+from infra.plan import Plan
+from infra.scoring_job import JobState
+from infra.stack import Stack, UpResult
+from serving.codec import Codec
+from serving.enrich import Enricher
+from serving.registry import HttpRegistry, register_all
+
+__all__ = ["Application", "bring_up", "codec_of", "enricher_of"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Application:
+    """What is up: the servers, the model in production, the job."""
+
+    stack: UpResult
+    model_sha256: str
+    job: JobState
+
+
+def bring_up(stack: Stack, say: Say) -> Application:
+    """Start what is not running: servers, first model, feature store, scoring job."""
+    # before the servers, since training wants both cores
+    model = ensure_model(scoring_job.models_dir(stack.layout), lambda: enricher_of(stack), say)
+    servers = stack.up(say)
+    ensure_feature_store(stack, say)
+    job = scoring_job.ensure_running(stack.plan, say)
+    return Application(servers, model, job)
+
+
+def ensure_feature_store(stack: Stack, say: Say) -> None:
+    """``feast apply``, once for each version of the catalogue and each Redis."""
+    plan = stack.plan
+    stamp = stack.layout.home / "feast" / "applied"
+    wanted = f"{CATALOGUE.version} {plan.addresses.redis_url}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    say("applying the feature store's definitions (feast apply)")
+    try:
+        repository.apply(stack.layout.home, plan.addresses.redis_url)
+    except RuntimeError as error:
+        raise Unavailable("feast", str(error)) from error
+    stamp.write_text(wanted)
+
+
+def codec_of(plan: Plan) -> Codec:
+    """A codec with the ids of the stack's registry."""
+    registry = HttpRegistry(plan.addresses.registry_url, timeout_s=10.0)
+    return Codec(register_all(registry), registry.schema_by_id)
+
+
+def enricher_of(stack: Stack) -> Enricher:
+    """An enricher with the installation's own key, so that hashes agree with the stream's."""
+    return Enricher(scoring_job.ip_hash_key_file(stack.layout).read_bytes())
