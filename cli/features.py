@@ -53,9 +53,7 @@ def _backfill(arguments: argparse.Namespace) -> int:
     try:
         if arguments.ledger:
             plan = stack.plan
-            result = backfill_ledger(
-                plan.addresses.bootstrap_servers, codec_of(plan), out=arguments.out, check=arguments.check, say=say
-            )
+            result = backfill_ledger(plan.addresses.bootstrap_servers, codec_of(plan), out=arguments.out, check=arguments.check, say=say)
         else:
             result = backfill_file(
                 arguments.file,
@@ -77,9 +75,9 @@ def _backfill(arguments: argparse.Namespace) -> int:
 def _is_equal(result: dict[str, Any]) -> bool:
     if result.get("differing_from_record"):
         return False
-    differing = result.get("differing_rows", 0)
+    differing = int(result.get("differing_rows", 0))
     if result.get("reference") == "handbook":
-        return differing <= _HANDBOOK_TIES and differing == result["rows_in_ties"]
+        return differing <= _HANDBOOK_TIES and differing == int(result["rows_in_ties"])
     return differing == 0
 
 

@@ -32,6 +32,7 @@ CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ruff check", ("-m", "ruff", "check", ".", _BOOTSTRAP)),
     ("ruff format", ("-m", "ruff", "format", "--check", ".", _BOOTSTRAP)),
     ("mypy", ("-m", "mypy")),
+    ("mypy of the bootstrap", ("-m", "mypy", _BOOTSTRAP)),
     ("import layers", ("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")),
 )
 

@@ -159,9 +159,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     length_ms = round(arguments.days * _DAY_MS)
     start_ms = time.time_ns() // 1_000_000 - length_ms
-    frame = generate(
-        arguments.rows, seed=arguments.seed, start_ms=start_ms, duration_ms=length_ms, fraud_rate=arguments.fraud_rate
-    )
+    frame = generate(arguments.rows, seed=arguments.seed, start_ms=start_ms, duration_ms=length_ms, fraud_rate=arguments.fraud_rate)
     seconds = time.perf_counter() - began
     if arguments.out.suffix == ".csv":
         frame.write_csv(arguments.out)

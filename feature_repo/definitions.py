@@ -90,9 +90,7 @@ entities = {
 }
 card, user, merchant, device, ip = (entities[kind] for kind in KINDS)
 card_view, user_view, merchant_view, device_view, ip_view = (_state_view(kind, entities[kind]) for kind in KINDS)
-request = RequestSource(
-    name="request", schema=[Field(name=name, dtype=_FEAST_TYPES[kind]) for name, kind in REQUEST_FIELDS.items()]
-)
+request = RequestSource(name="request", schema=[Field(name=name, dtype=_FEAST_TYPES[kind]) for name, kind in REQUEST_FIELDS.items()])
 velocity_view = OnDemandFeatureView(
     name=VIEW,
     sources=[card_view, user_view, merchant_view, device_view, ip_view, request],

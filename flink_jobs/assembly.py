@@ -115,7 +115,8 @@ def _enricher(settings: CoreSettings) -> Enricher:
 @cache
 def _shared_enricher(key_file: str, city_db: str | None, asn_db: str | None) -> Enricher:
     """One a process: its country data takes 50 MB."""
-    return Enricher(Path(key_file).read_bytes(), city_db and Path(city_db), asn_db and Path(asn_db))
+    databases = [Path(path) if path else None for path in (city_db, asn_db)]
+    return Enricher(Path(key_file).read_bytes(), *databases)
 
 
 class _Blacklisted:

@@ -117,7 +117,6 @@ def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, set
             'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
             'properties.group.id' = '{settings.group_id}',
             'properties.isolation.level' = 'read_committed',
-            'properties.fetch.max.wait.ms' = '5',
             'scan.startup.mode' = 'earliest-offset',
             'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )"""
@@ -164,7 +163,9 @@ def _key_of(column: str, keys: list[int]) -> str:
 
 def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobSettings) -> None:
     table_env.create_temporary_view("scored", table_env.from_data_stream(scored))
-    _sink_table(table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"})
+    _sink_table(
+        table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"}
+    )
     exactly_once = {
         "sink.delivery-guarantee": "exactly-once",
         "sink.transactional-id-prefix": settings.transactional_id_prefix,

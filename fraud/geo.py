@@ -22,7 +22,7 @@ def haversine_km(lat1_e6: int, lon1_e6: int, lat2_e6: int, lon2_e6: int) -> floa
 
     R. W. Sinnott, "Virtues of the Haversine", Sky and Telescope 68 (1984), p. 159.
     """
-    if lat1_e6 == MISSING or lat2_e6 == MISSING or lon1_e6 == MISSING or lon2_e6 == MISSING:
+    if MISSING in (lat1_e6, lon1_e6, lat2_e6, lon2_e6):
         return math.nan
     phi1 = lat1_e6 * _RAD_PER_E6
     phi2 = lat2_e6 * _RAD_PER_E6

@@ -247,8 +247,11 @@ def _upper_bound(state: Ints, at: int, width: int, count: int, t: int) -> int:
 
 
 @njit("void(float64[::1], int64, int64, int64, int64, int64, int64, float64, float64)", cache=True)
-def _store_window(table: Floats, row: int, amount: int, count: int, total: int, low: int, high: int, mean: float, m2: float) -> None:
-    """Write one window's money aggregates: ``count``, ``total``, ``low``, ``high``, ``mean``, ``m2`` are over the events before this one."""
+def _store_window(table: Floats, row: int, amount: int, count: int, total: int, low: int, high: int, above: float, m2: float) -> None:
+    """Write one window's money aggregates.
+
+    ``count``, ``total``, ``low``, ``high`` and ``m2`` are over the events before this one, ``above`` is its amount less their mean.
+    """
     n = count + 1
     table[row + A_COUNT] = n
     table[row + A_SUM] = total + amount
@@ -257,12 +260,11 @@ def _store_window(table: Floats, row: int, amount: int, count: int, total: int, 
     table[row + A_MAX] = max(high, amount)
     if count >= 1:
         # the current event joins by Chan, Golub and LeVeque's update, so one pass serves "with" and "without" it
-        delta = amount - mean
-        table[row + A_STD] = math.sqrt((m2 + delta * delta * count / n) / count)
+        table[row + A_STD] = math.sqrt((m2 + above * above * count / n) / count)
         if total > 0:
             table[row + A_RATIO_MEAN] = amount / (total / count)
     if count >= 2 and m2 > 0.0:
-        table[row + A_ZSCORE] = (amount - mean) / math.sqrt(m2 / (count - 1))
+        table[row + A_ZSCORE] = above / math.sqrt(m2 / (count - 1))
 
 
 @njit("void(float64[::1], int64, int64, int64[::1], int64)", cache=True)
@@ -301,7 +303,7 @@ def _scan_windows(state: Ints, event: Ints, position: int, a: int, b: int, plan:
     near = 1 if NEARLIMIT_LOW_MINOR <= amount <= NEARLIMIT_HIGH_MINOR else 0
 
     count, total, low, high = 0, 0, amount, amount
-    mean, m2 = 0.0, 0.0
+    pivot, mean, m2 = amount, 0.0, 0.0
     window = 0
     # the log newest first, then the folded tail: its entries stand behind index -1
     buckets_at, buckets = _buckets_at(state), state[H_BUCKETS]
@@ -313,7 +315,7 @@ def _scan_windows(state: Ints, event: Ints, position: int, a: int, b: int, plan:
             ti = state[log + i * W_LOG + L_T] if i >= 0 else state[buckets_at + (buckets + i) * W_BUCKET]
         if ended or ti <= t - plan[PLAN_HEADER + window]:
             row = window * A_WINDOWED
-            _store_window(table, row, amount, count, total, low, high, mean, m2)
+            _store_window(table, row, amount, count, total, low, high, (amount - pivot) - mean, m2)
             table[row + A_DISTINCT_A] = distinct_a
             table[row + A_DISTINCT_B] = distinct_b
             table[row + A_DISTINCT_COUNTRY] = distinct_country
@@ -336,10 +338,13 @@ def _scan_windows(state: Ints, event: Ints, position: int, a: int, b: int, plan:
         x = state[at + L_AMOUNT]
         if person:
             amounts[count] = x
-            # Welford (1962): stable, and exactly 0 for equal amounts
-            delta = x - mean
+            # Welford (1962), of amounts less the newest one: exactly 0 for equal amounts, and no digit is lost where large amounts
+            # differ by little, since a sample's own member is never more than sqrt(n) deviations from its mean
+            if count == 0:
+                pivot = x
+            delta = (x - pivot) - mean
             mean += delta / (count + 1)
-            m2 += delta * (x - mean)
+            m2 += delta * ((x - pivot) - mean)
             low = min(low, x)
             high = max(high, x)
             near += 1 if NEARLIMIT_LOW_MINOR <= x <= NEARLIMIT_HIGH_MINOR else 0

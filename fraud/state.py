@@ -282,7 +282,7 @@ def decode_state(data: bytes, kind: Kind) -> NDArray[np.int64]:
     end, state = _decode(np.frombuffer(bytearray(data), dtype=np.uint8), kind in (Kind.CARD, Kind.USER))
     if end != len(data):
         raise ValueError(f"state of a {kind.name.lower()} is damaged: {len(data)} bytes")
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def state_seq(state: NDArray[np.int64]) -> int:

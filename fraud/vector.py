@@ -137,7 +137,7 @@ class Evaluator:
     def observe(self, kind: int, state: NDArray[np.int64], row: NDArray[np.int64], out: NDArray[np.float64]) -> NDArray[np.int64]:
         """Apply an event to one entity: writes the kind's features to ``out`` and returns the state to keep."""
         result: Any = k.observe(state, row, self._plans[kind], self._scratch, out, True)
-        return result  # type: ignore[no-any-return]
+        return result
 
     def peek(self, kind: int, state: NDArray[np.int64], row: NDArray[np.int64], out: NDArray[np.float64]) -> None:
         """Like :meth:`observe`, but leaves no trace."""
@@ -146,7 +146,7 @@ class Evaluator:
     def label(self, kind: int, state: NDArray[np.int64], tx_time_ms: int, tx_hash: int, is_fraud: bool) -> NDArray[np.int64]:
         """Apply a label to one entity and return the state to keep."""
         result: Any = k.apply_label(state, self._plans[kind], tx_time_ms, tx_hash, is_fraud)
-        return result  # type: ignore[no-any-return]
+        return result
 
     def evaluate(self, row: NDArray[np.int64], states: Sequence[NDArray[np.int64] | None]) -> NDArray[np.float64]:
         """Return the full vector as of an event, over its entities' states in the order of ``Kind``; changes nothing.

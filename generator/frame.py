@@ -61,9 +61,7 @@ def to_frame(population: Population, traffic: Traffic, *, key: int, batch_id: st
         "tenant_id": pl.repeat("default", n, eager=True),
         "card_id": _hexadecimal("crd_", traffic.card),
         "merchant_id": _merchant_ids(len(merchants.category)).gather(traffic.merchant),
-        "amount_minor": pl.Series(
-            np.maximum(1, np.rint(traffic.cents / places.cents_per_minor[merchant_country])).astype(np.int64)
-        ),
+        "amount_minor": pl.Series(np.maximum(1, np.rint(traffic.cents / places.cents_per_minor[merchant_country])).astype(np.int64)),
         "currency": _words(places.country_currency, merchant_country),
         "event_time_ms": pl.Series(traffic.time_ms),
         "user_id": _user_ids(population.users).gather(traffic.user),

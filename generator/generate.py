@@ -230,11 +230,7 @@ def labels(
         source=pl.col("scenario").replace_strict(_SOURCES, default="chargeback"),
     ).filter(pl.Series(fraud | cleared))
     known = known.with_columns(source=pl.when("is_fraud").then("source").otherwise(pl.lit("analyst")))
-    return (
-        known.rename({"event_time_ms": "transaction_time_ms"})
-        .select(LABEL_SCHEMA.names())
-        .sort("label_time_ms", maintain_order=True)
-    )
+    return known.rename({"event_time_ms": "transaction_time_ms"}).select(LABEL_SCHEMA.names()).sort("label_time_ms", maintain_order=True)
 
 
 def _delays_of(scenario: pl.Series, delays_h: Mapping[str, tuple[float, float]]) -> tuple[Floats, Floats]:
@@ -295,9 +291,7 @@ def _draw(
         raise ValueError(f"unknown scenario {', '.join(unknown)}: one of {', '.join(SCENARIOS)}")
     quotas = _quotas(round(n * fraud_rate), scenarios)
     frauds = [
-        scenario_traffic(
-            population, name, quota, key=key_of(key, "fraud"), start_ms=start_ms, duration_ms=duration_ms, longest_ms=span_ms
-        )
+        scenario_traffic(population, name, quota, key=key_of(key, "fraud"), start_ms=start_ms, duration_ms=duration_ms, longest_ms=span_ms)
         for name, quota in quotas.items()
         if quota
     ]

@@ -168,9 +168,7 @@ class Population:
         return np.where((unit(habit) < _VPN_SHARE) & (route < 0.7), tunnel, own)
 
 
-def _travel(
-    places: Geography, into_slot_ms: Ints, trip: NDArray[np.uint64], rows: Ints, whereabouts: tuple[Floats, Floats, Ints]
-) -> None:
+def _travel(places: Geography, into_slot_ms: Ints, trip: NDArray[np.uint64], rows: Ints, whereabouts: tuple[Floats, Floats, Ints]) -> None:
     """Move those rows, whose users have a trip in this slot, to its destination, or nowhere while they are under way."""
     lat, lon, city = whereabouts
     home = city[rows]

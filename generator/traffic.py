@@ -64,9 +64,7 @@ class Traffic:
         return Traffic(**{f.name: getattr(self, f.name)[order] for f in fields(self)})
 
 
-def card_payments(
-    population: Population, *, time_ms: Ints, card: Ints, merchant: Ints, cents: Ints, channel: Ints | int
-) -> Traffic:
+def card_payments(population: Population, *, time_ms: Ints, card: Ints, merchant: Ints, cents: Ints, channel: Ints | int) -> Traffic:
     """Payments of people's own cards, as the issuer knows them, with nothing said of place, device or address.
 
     Args:

@@ -48,6 +48,6 @@ def read_major(home: Path) -> int | None:
     except OSError:
         found = None
     if found is None:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False, timeout=30)
         found = re.search(r'version "(\d+)', answer.stderr)
     return int(found.group(1)) if found else None

@@ -203,7 +203,7 @@ class JobResumer:
         environment = flink.environment(layout, find_java_home(), python=self._plan.python)
         with layout.log_file(f"resume-{ticket.name}").open("ab") as log:
             try:
-                done = subprocess.run(  # noqa: S603 - our own module
+                done = subprocess.run(
                     [str(self._plan.python), "-m", "infra.jobs", str(layout.home), ticket.name],
                     env=environment,
                     cwd=REPO_ROOT,

@@ -84,7 +84,7 @@ def lock_python() -> None:
         "--quiet",
     ]
     command = [uv, "pip", "compile", *options, "--extra", "dev", "pyproject.toml", "--output-file", str(_REQUIREMENTS)]
-    subprocess.run(command, cwd=REPO_ROOT, check=True)  # noqa: S603
+    subprocess.run(command, cwd=REPO_ROOT, check=True)
 
 
 def lock_jars() -> None:

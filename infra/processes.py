@@ -58,7 +58,7 @@ def start(argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, 
     """Start a process as leader of its own session, so that it outlives its starter and its children stop with it."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - argv is a list that this package built
+        return subprocess.Popen(
             list(argv),
             env=dict(environment),
             cwd=folder,

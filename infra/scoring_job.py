@@ -22,7 +22,16 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from infra import flink
 from infra.java import find_java_home
-from infra.jobs import JobTicket, find_missing, find_newest_checkpoint, load_tickets, read_jobs, remove_ticket, save_ticket
+from infra.jobs import (
+    JobTicket,
+    find_missing,
+    find_newest_checkpoint,
+    load_tickets,
+    read_jobs,
+    remove_ticket,
+    save_ticket,
+    submit_if_missing,
+)
 from infra.layout import Layout
 from infra.plan import Plan
 from infra.probes import read_json_url
@@ -105,12 +114,11 @@ def code_version() -> str:
 def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None) -> JobState:
     """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
     ticket = _ticket(plan)
-    if ticket is None or find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
-        checkpoint = None if ticket is None else find_newest_checkpoint(plan.layout, ticket)
+    ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
+    if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
+        checkpoint = find_newest_checkpoint(plan.layout, ticket)
         progress(f"submitting the scoring job{f' from {checkpoint}' if checkpoint else ''}")
-        ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
-        job_id = resume(plan, ticket, checkpoint)
-        save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
+        submit_if_missing(plan, ticket)
     return wait_until_running(plan)
 
 

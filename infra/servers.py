@@ -144,7 +144,7 @@ def _format_kafka(java: list[str], configuration: Path) -> None:
         "--feature",
         "transaction.version=2",
     ]
-    done = subprocess.run([*java, *arguments], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+    done = subprocess.run([*java, *arguments], capture_output=True, text=True, check=False, timeout=120)
     if done.returncode != 0:
         raise Unavailable("kafka", f"its storage could not be formatted: {(done.stderr or done.stdout).strip()[-500:]}")
 

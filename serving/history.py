@@ -171,9 +171,7 @@ def load_mapping(source: str | Path) -> ColumnMapping:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise HistoryError(
-            "bad_mapping", f"no mapping {str(source)!r}: give a file or one of {', '.join(_shipped_names())}"
-        ) from None
+        raise HistoryError("bad_mapping", f"no mapping {str(source)!r}: give a file or one of {', '.join(_shipped_names())}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise HistoryError("bad_mapping", f"{path.name}: {error}") from error
     return _parse_mapping(path.stem, document)
@@ -360,11 +358,7 @@ def _expressions(columns: Mapping[str, ColumnSource], schema: pl.Schema) -> list
         value = _convert(target, source, schema, decimals).cast(dtype)
         expressions.append((value.fill_null(_FILLED[target]) if target in _FILLED else value).alias(target))
         if source.column is not None:
-            bad = (
-                value.is_null()
-                if target in _REQUIRED and target not in _FILLED
-                else value.is_null() & _present(source.column, schema)
-            )
+            bad = value.is_null() if target in _REQUIRED and target not in _FILLED else value.is_null() & _present(source.column, schema)
             expressions.append(bad.alias(f"__bad_{target}"))
     return expressions
 

@@ -40,7 +40,6 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "enable.auto.commit": False,
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": eof,
-            "fetch.wait.max.ms": 5,  # a reader of the fast lane must not wait for the default half second
             "queued.max.messages.kbytes": 65_536,
         }
     )
@@ -55,9 +54,7 @@ def partitions_of(reader: Consumer, topics: Sequence[str]) -> list[TopicPartitio
     missing = [topic for topic in topics if topic not in metadata.topics]
     if missing:
         raise Unavailable("kafka", f"no topic {', '.join(missing)}")
-    return [
-        TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions
-    ]
+    return [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions]
 
 
 def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
@@ -66,8 +63,7 @@ def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
     try:
         places = partitions_of(reader, topics)
         return [
-            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1])
-            for place in places
+            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1]) for place in places
         ]
     finally:
         reader.close()

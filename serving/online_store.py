@@ -120,9 +120,7 @@ class OnlineStore:
         Raises:
             Unavailable: Redis cannot answer, or holds something that is not a row.
         """
-        commands: list[Command] = [
-            ("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity
-        ]
+        commands: list[Command] = [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
         if not commands:
             return [None] * len(entities)
         replies = iter(self._link.call(commands))

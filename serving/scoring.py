@@ -75,7 +75,7 @@ class Scorer:
         outcomes = decisions.outcome.tolist()
         explained = _explain(model if answer.raw is not None else None, batch.features, outcomes)
         reasons = [()] * size if evaluation is None else evaluation.reasons()
-        shared = {
+        shared: dict[str, Any] = {
             "catalogue_version": CATALOGUE.version,
             "code_version": self._code_version,
             "door": self._door,
@@ -137,9 +137,7 @@ def _ask_rules(rules: RuleSet | None, batch: ScoringInput, answer: _ModelAnswer)
     return rules.evaluate(batch.features, columns)
 
 
-def _explain(
-    model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]
-) -> dict[int, tuple[list[Contribution], float]]:
+def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]) -> dict[int, tuple[list[Contribution], float]]:
     """Contributions of every event that is not allowed, by position: they cost fifty times a prediction."""
     asked = [i for i, outcome in enumerate(outcomes) if outcome != Outcome.ALLOW]
     if model is None or not asked:

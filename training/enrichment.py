@@ -10,7 +10,14 @@ from serving.enrich import Enricher
 
 __all__ = ["enrich_frame"]
 
-_FIELDS = {"ip_hash": pl.String, "ip_country": pl.String, "ip_region": pl.String, "ip_asn": pl.Int64, "ip_lat": pl.Float64, "ip_lon": pl.Float64}
+_FIELDS = {
+    "ip_hash": pl.String,
+    "ip_country": pl.String,
+    "ip_region": pl.String,
+    "ip_asn": pl.Int64,
+    "ip_lat": pl.Float64,
+    "ip_lon": pl.Float64,
+}
 
 
 def enrich_frame(frame: pl.DataFrame, enricher: Enricher) -> pl.DataFrame:

@@ -6,7 +6,7 @@ stream recorded, so that both can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +115,7 @@ def _frame(decisions: list[Decision]) -> pl.DataFrame:
     )
 
 
-def _seqs(records: list[Decision] | list[LabelApplied]) -> Ints:
+def _seqs(records: Sequence[Decision | LabelApplied]) -> Ints:
     seqs = np.full((len(records), len(Kind)), -1, dtype=np.int64)
     for row, record in enumerate(records):
         for position in record.entities:

@@ -21,10 +21,7 @@ __all__ = ["HANDBOOK_FEATURES", "Parity", "bits_differ", "compare", "is_handbook
 HANDBOOK_FEATURES: Mapping[str, tuple[str, float]] = {
     "TX_DURING_WEEKEND": ("is_weekend", 1.0),
     "TX_DURING_NIGHT": ("is_night", 1.0),
-    **{
-        f"CUSTOMER_ID_NB_TX_{days}DAY_WINDOW": (f"card_count_tx_{window}", 1.0)
-        for days, window in ((1, "24h"), (7, "7d"), (30, "30d"))
-    },
+    **{f"CUSTOMER_ID_NB_TX_{days}DAY_WINDOW": (f"card_count_tx_{window}", 1.0) for days, window in ((1, "24h"), (7, "7d"), (30, "30d"))},
     **{
         f"CUSTOMER_ID_AVG_AMOUNT_{days}DAY_WINDOW": (f"card_mean_amount_{window}", 0.01)
         for days, window in ((1, "24h"), (7, "7d"), (30, "30d"))

@@ -238,9 +238,7 @@ def test_the_last_known_block_list_serves_while_redis_is_away(server: RedisServe
 
 def test_loading_the_store_leaves_no_metrics_folder_to_child_processes() -> None:
     """Importing Feast alone would: every server started afterwards would keep its metrics in a folder that goes away."""
-    script = (
-        "import os, serving.online_store; print(sorted(name for name in os.environ if name.startswith('PROMETHEUS_MULTIPROC')))"
-    )
+    script = "import os, serving.online_store; print(sorted(name for name in os.environ if name.startswith('PROMETHEUS_MULTIPROC')))"
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

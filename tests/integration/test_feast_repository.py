@@ -182,9 +182,7 @@ def test_stock_feast_loses_the_second_event_of_a_millisecond_where_we_keep_it(
 ) -> None:
     """The control of the contract's test on equal event times, and why feature_store.yaml says skip_dedup."""
     address = f"127.0.0.1:{installation.redis.port}"
-    stock = RepoConfig(
-        project="stock", registry="unused", provider="local", online_store={"type": "redis", "connection_string": address}
-    )
+    stock = RepoConfig(project="stock", registry="unused", provider="local", online_store={"type": "redis", "connection_string": address})
     view = feast_store.get_feature_view("card")
     entity = EntityKey(join_keys=["card_key"], entity_values=[Value(string_val="bank|c1")])
     for seq in (1, 2):
@@ -197,9 +195,7 @@ def test_stock_feast_loses_the_second_event_of_a_millisecond_where_we_keep_it(
 
 
 @pytest.mark.parametrize("full_feature_names", [False, True])
-def test_the_on_demand_view_serves_the_kernels_vector_to_the_bit(
-    feast_store: Any, store: OnlineStore, full_feature_names: bool
-) -> None:
+def test_the_on_demand_view_serves_the_kernels_vector_to_the_bit(feast_store: Any, store: OnlineStore, full_feature_names: bool) -> None:
     states = history()
     store.write(rows_of(TX, states), epoch=1)
     transactions = [TX, STRANGER, replace(TX, event_time_ms=NOW_MS + 3_600_000, device_id=None, lat=None, lon=None)]

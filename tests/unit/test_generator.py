@@ -125,9 +125,7 @@ def test_rows_and_frauds_are_exactly_as_many_as_asked_for(n: int, rate: float) -
 
 
 def test_only_the_chosen_scenarios_occur() -> None:
-    frame = generate(
-        400, seed=5, start_ms=START_MS, fraud_rate=0.5, users=100, merchants=300, scenarios=["phishing", "account_takeover"]
-    )
+    frame = generate(400, seed=5, start_ms=START_MS, fraud_rate=0.5, users=100, merchants=300, scenarios=["phishing", "account_takeover"])
     assert {"phishing", "account_takeover", None} == set(frame["scenario"])
 
 
@@ -355,9 +353,7 @@ def test_new_names_cannot_be_told_from_old_ones(month: pl.DataFrame) -> None:
 
 def test_a_demonstration_minute_shows_several_short_frauds_of_every_kind(minute: pl.DataFrame) -> None:
     assert minute.height == 18_000
-    seen = (
-        minute.filter("is_fraud").group_by("scenario", INSTANCE).agg(pl.col("event_time_ms").max() - pl.col("event_time_ms").min())
-    )
+    seen = minute.filter("is_fraud").group_by("scenario", INSTANCE).agg(pl.col("event_time_ms").max() - pl.col("event_time_ms").min())
     counts = dict(seen.group_by("scenario").len().iter_rows())
     assert set(SCENARIOS) == set(counts)
     assert min(counts.values()) >= 2
@@ -418,9 +414,7 @@ def test_every_fraud_gets_one_later_label_that_names_its_transaction(month: pl.D
 
 def test_card_testing_is_known_in_hours_and_chargebacks_in_weeks(month: pl.DataFrame) -> None:
     delay = labels(month, seed=1).join(month.select("transaction_id", "scenario"), on="transaction_id")
-    days = dict(
-        delay.group_by("scenario").agg(((pl.col("label_time_ms") - pl.col("transaction_time_ms")) / DAY_MS).median()).iter_rows()
-    )
+    days = dict(delay.group_by("scenario").agg(((pl.col("label_time_ms") - pl.col("transaction_time_ms")) / DAY_MS).median()).iter_rows())
     assert days["card_testing"] < 0.5
     assert 10 < days["chargeback_fraud"] < 18
 

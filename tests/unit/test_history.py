@@ -184,9 +184,7 @@ def test_measured_files_read_with_exact_amounts(name: str) -> None:
         pytest.skip("the files to measure with are not here")
     frame = read_history(path, limit=20_000, offset=1000)
     assert frame.height == 20_000
-    raw = (
-        pl.scan_parquet(path).slice(1000, 20_000).select(pl.col("TX_AMOUNT" if name != "sparkov" else "amt")).collect().to_series()
-    )
+    raw = pl.scan_parquet(path).slice(1000, 20_000).select(pl.col("TX_AMOUNT" if name != "sparkov" else "amt")).collect().to_series()
     cents = [int(Decimal(repr(value)).scaleb(2).to_integral_value(ROUND_HALF_UP)) for value in raw]
     assert frame["amount_minor"].to_list() == cents
 
@@ -337,9 +335,7 @@ def test_bad_values_are_counted_and_the_first_is_found(tmp_path: Path) -> None:
 
 def test_all_bad_columns_are_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "h.parquet"
-    handbook_rows(2).with_columns(
-        TX_DATETIME=pl.Series(["yesterday", "2018-04-01"]), CUSTOMER_ID=pl.Series([None, 1])
-    ).write_parquet(path)
+    handbook_rows(2).with_columns(TX_DATETIME=pl.Series(["yesterday", "2018-04-01"]), CUSTOMER_ID=pl.Series([None, 1])).write_parquet(path)
     error = failure(path)
     assert "event_time_ms: 1 of 2 values of TX_DATETIME cannot be read, the first in row 1" in error.detail
     assert "card_id: 1 of 2 values of CUSTOMER_ID" in error.detail
@@ -484,9 +480,7 @@ def test_labels_come_after_the_delay_for_frauds_only(write: Write) -> None:
 
 def test_labels_are_sorted_by_their_time_and_leave_out_what_is_unknown() -> None:
     frame = generate(200, seed=1, start_ms=T0_MS, fraud_rate=0.3, users=50, merchants=300)
-    frame = frame.sample(fraction=1.0, shuffle=True, seed=2).with_columns(
-        is_fraud=pl.when(pl.col("channel") != "pos").then("is_fraud")
-    )
+    frame = frame.sample(fraction=1.0, shuffle=True, seed=2).with_columns(is_fraud=pl.when(pl.col("channel") != "pos").then("is_fraud"))
     known = labels_from_history(frame, 5, fraud_only=False, source="analyst")
     assert known["label_time_ms"].is_sorted()
     assert known.height == frame.height - frame["is_fraud"].null_count()

@@ -148,10 +148,15 @@ def test_distances_to_the_billing_address() -> None:
 
 def test_what_is_not_given_is_missing_and_zero_is_a_value() -> None:
     got = features(transaction(START_MS))
-    for name in ("merchant_mcc", "card_age_days", "card_not_present", "ip_billing_distance_km", "home_distance_km"):
+    for name in ("merchant_mcc", "card_age_days", "card_not_present", "lat", "lon", "ip_billing_distance_km", "home_distance_km"):
         assert math.isnan(got[name]), name
     got = features(transaction(START_MS, 0, merchant_mcc=0, card_age_days=0))
     assert (got["merchant_mcc"], got["card_age_days"], got["amount"]) == (0, 0, 0)
+
+
+def test_the_position_is_a_feature_to_the_millionth_of_a_degree() -> None:
+    got = features(transaction(START_MS, lat=-33.8688, lon=151.2093))
+    assert (got["lat"], got["lon"]) == (-33.8688, 151.2093)
 
 
 def test_countries_are_exact_in_the_row() -> None:

@@ -77,6 +77,20 @@ def test_equal_amounts_have_no_deviation_and_no_z_score() -> None:
     assert math.isnan(got["zscore_amount_30d"])
 
 
+def test_a_cent_more_than_ten_billion_is_a_cent_more() -> None:
+    """Deviations of large amounts that hardly differ keep their digits, at the largest amount that validation lets through."""
+    for scale in (10_000, 10_000_000, 10**12):
+        got = last(Kind.CARD, *(transaction(T + i, scale + i % 2) for i in range(200)), transaction(T + 200, scale + 3))
+        assert got["zscore_amount_30d"] == pytest.approx(2.5 / math.sqrt(0.25 * 200 / 199), rel=1e-12)
+
+
+def test_one_large_amount_among_small_ones_keeps_its_digits() -> None:
+    got = last(Kind.CARD, *(transaction(T + i, 10**12 if i == 99 else i % 2) for i in range(100)), transaction(T + 100, 7))
+    mean = (10**12 + 49) / 100
+    variance = ((10**12 - mean) ** 2 + 49 * (1 - mean) ** 2 + 50 * mean**2) / 99
+    assert got["zscore_amount_30d"] == pytest.approx((7 - mean) / math.sqrt(variance), rel=1e-12)
+
+
 def test_the_lines_of_small_and_near_the_limit() -> None:
     amounts = (0, 500, 501, 179_999, 180_000, 200_000, 200_001)
     got = last(Kind.CARD, *(transaction(T + i, amount) for i, amount in enumerate(amounts)))

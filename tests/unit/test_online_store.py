@@ -42,9 +42,7 @@ def test_event_times_are_feast_timestamps(time_ms: int) -> None:
     expected = Timestamp()
     expected.FromMilliseconds(time_ms)
     assert RowCodec().time(time_ms) == expected.SerializeToString()
-    assert expected.ToDatetime(tzinfo=UTC) == datetime.fromtimestamp(time_ms // 1000, UTC).replace(
-        microsecond=time_ms % 1000 * 1000
-    )
+    assert expected.ToDatetime(tzinfo=UTC) == datetime.fromtimestamp(time_ms // 1000, UTC).replace(microsecond=time_ms % 1000 * 1000)
 
 
 def test_bytes_that_are_no_value_are_refused() -> None:

@@ -1,0 +1,173 @@
+"""``job``, ``rules`` and ``model``: what is in force in the running system, and how it is changed."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cli.arguments import FINDING, GOOD, add_command, add_group, existing_file
+from cli.output import print_error, print_lines, print_table, report, stopwatch
+
+if TYPE_CHECKING:
+    from cli.arguments import Commands
+    from infra.stack import Stack
+
+__all__ = ["register"]
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    job = add_group(commands, "job", "the scoring job: state, savepoint, stop, start")
+    add_command(job, "status", _job_status, "state of the job and its tasks (exit status 1 unless all run)")
+    add_command(job, "savepoint", _job_savepoint, "write a savepoint while the job goes on")
+    stop = add_command(job, "stop", _job_stop, "stop the job with a savepoint, from which `job start` continues")
+    stop.add_argument("--discard", action="store_true", help="without a savepoint: the next start begins with empty state")
+    add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
+
+    rules = add_group(commands, "rules", "the rules: list, validate, promote")
+    add_command(rules, "list", _rules_list, "the rules in force")
+    validate = add_command(rules, "validate", _rules_validate, "check a rule file (exit status 1 when it cannot be used)")
+    validate.add_argument("file", type=existing_file)
+    promote = add_command(rules, "promote", _rules_promote, "put a rule file in force in the running job, without a restart")
+    promote.add_argument("file", type=existing_file)
+
+    model = add_group(commands, "model", "the models: list, train, promote")
+    add_command(model, "list", _model_list, "published models and their metrics")
+    train = add_command(model, "train", _model_train, "train on generated history and publish, without promoting")
+    train.add_argument("--rows", type=int, default=150_000)
+    train.add_argument("--seed", type=int, default=8)
+    choose = add_command(model, "promote", _model_promote, "put a published model in force in the running job, without a restart")
+    choose.add_argument("sha256", help="its SHA-256, or the start of it")
+
+
+def _stack() -> Stack:
+    from infra.stack import Stack  # noqa: PLC0415 - help works without any package
+
+    return Stack()
+
+
+def _job_status(arguments: argparse.Namespace) -> int:
+    from infra.scoring_job import state_of  # noqa: PLC0415
+
+    state = state_of(_stack().plan)
+    report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id or ''}  {state.tasks}"]))
+    return GOOD if state.state == "RUNNING" and set(state.tasks) <= {"RUNNING", "FINISHED"} else FINDING
+
+
+def _job_savepoint(arguments: argparse.Namespace) -> int:
+    from infra.scoring_job import savepoint  # noqa: PLC0415
+
+    location = savepoint(_stack().plan, stop=False)
+    report({"savepoint": location}, as_json=arguments.json, people=lambda: print_lines([location]))
+    return GOOD
+
+
+def _job_stop(arguments: argparse.Namespace) -> int:
+    from infra.scoring_job import stop  # noqa: PLC0415
+
+    location = stop(_stack().plan, with_savepoint=not arguments.discard)
+    what = f"stopped with savepoint {location}" if location else "stopped; its state is given up"
+    report({"stopped": True, "savepoint": location}, as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _job_start(arguments: argparse.Namespace) -> int:
+    from infra.scoring_job import ensure_running  # noqa: PLC0415
+
+    state = ensure_running(_stack().plan, stopwatch())
+    report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
+    return GOOD
+
+
+def _rules_list(arguments: argparse.Namespace) -> int:
+    from infra.releases import rules_in_force  # noqa: PLC0415
+
+    version, rules = rules_in_force(_stack().plan)
+    payload = {"version": version, "hash": rules.hash, "rules": [rule.to_plain() for rule in rules.rules]}
+    rows = [(rule.id, rule.state, rule.severity, rule.score, rule.floor.name if rule.floor else "", rule.when) for rule in rules.rules]
+    heading = f"version {version}, hash {rules.hash}"
+    report(
+        payload,
+        as_json=arguments.json,
+        people=lambda: print_table(("rule", "state", "severity", "score", "floor", "when"), rows, title=heading),
+    )
+    return GOOD
+
+
+def _rules_validate(arguments: argparse.Namespace) -> int:
+    from fraud.catalogue import CATALOGUE  # noqa: PLC0415
+    from fraud.rules import InvalidRules  # noqa: PLC0415
+    from serving.rules_file import load_rules  # noqa: PLC0415
+
+    try:
+        rules = load_rules(arguments.file, CATALOGUE.index)
+    except InvalidRules as error:
+        problem = str(error)
+        report({"valid": False, "problem": problem}, as_json=arguments.json, people=lambda: print_error(problem))
+        return FINDING
+    payload = {"valid": True, "rules": len(rules.rules), "hash": rules.hash}
+    report(payload, as_json=arguments.json, people=lambda: print_lines([f"{len(rules.rules)} rules, hash {rules.hash}"]))
+    return GOOD
+
+
+def _rules_promote(arguments: argparse.Namespace) -> int:
+    from fraud.rules import InvalidRules  # noqa: PLC0415
+    from infra.releases import promote_rules  # noqa: PLC0415
+
+    try:
+        release = promote_rules(_stack().plan, arguments.file, author=getpass.getuser())
+    except InvalidRules as error:
+        print_error(str(error))
+        return FINDING
+    what = f"version {release.version} is on its way to the job; decisions will carry {release.identity}"
+    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _model_list(arguments: argparse.Namespace) -> int:
+    from infra.releases import published_models  # noqa: PLC0415
+    from infra.scoring_job import models_dir  # noqa: PLC0415
+
+    models = published_models(models_dir(_stack().layout))
+    rows = [
+        (
+            "*" if model["production"] else "",
+            model["sha256"],
+            *(f"{name} {value:.4g}" for name, value in list(model["metrics"].items())[:4]),
+        )
+        for model in models
+    ]
+    report({"models": models}, as_json=arguments.json, people=lambda: print_table(("", "sha256", "", "", "", ""), rows))
+    return GOOD
+
+
+def _model_train(arguments: argparse.Namespace) -> int:
+    import time  # noqa: PLC0415
+
+    from infra.application import enricher_of  # noqa: PLC0415
+    from infra.first_model import train_first_model  # noqa: PLC0415
+    from infra.scoring_job import models_dir  # noqa: PLC0415
+
+    stack = _stack()
+    done = train_first_model(
+        models_dir(stack.layout),
+        enricher_of(stack),
+        say=stopwatch(),
+        start_ms=time.time_ns() // 1_000_000,
+        rows=arguments.rows,
+        seed=arguments.seed,
+    )
+    payload = {"sha256": done.sha256, "metrics": dict(done.metrics), "data": "generated"}
+    report(payload, as_json=arguments.json, people=lambda: print_lines([done.sha256, *(f"  {k} {v:.5g}" for k, v in done.metrics.items())]))
+    return GOOD
+
+
+def _model_promote(arguments: argparse.Namespace) -> int:
+    from infra.releases import promote_model  # noqa: PLC0415
+
+    release = promote_model(_stack().plan, arguments.sha256)
+    what = f"model {release.identity} is on its way to the job"
+    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD

@@ -1,0 +1,100 @@
+"""Putting a rule set or a model in force: checked here, then sent on its control topic, where the running job takes it over.
+
+A record on a control topic reaches every shard of the job in its order and becomes part of its state; nothing restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+
+from fraud.catalogue import CATALOGUE
+from fraud.errors import Unavailable
+from fraud.rules import RuleSet
+from infra.application import codec_of
+from infra.plan import Plan
+from infra.scoring_job import models_dir
+from serving import ledger, model_files
+from serving.model import load_model
+from serving.records import ModelVersion, RuleSetVersion
+from serving.rules_file import DEFAULT_RULES_PATH, load_rules
+
+__all__ = ["Release", "promote_model", "promote_rules", "rules_in_force"]
+
+_KEY = b"default"
+_FLUSH_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What was put in force: ``version`` counts the records of its topic, ``identity`` is the hash that decisions will carry."""
+
+    topic: str
+    version: str
+    identity: str
+
+
+def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
+    """The newest rule set of the topic and its version; the shipped one, version 0, when none was ever promoted."""
+    newest: tuple[int, str] | None = None
+    codec = codec_of(plan)
+    for message in ledger.read_to_end(plan.addresses.bootstrap_servers, ("rules",)):
+        record = codec.decode_rule(message.value())
+        if newest is None or record.version >= newest[0]:
+            newest = record.version, record.body
+    if newest is None:
+        return 0, load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
+    return newest[0], RuleSet.from_json(newest[1], CATALOGUE.index)
+
+
+def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Release:
+    """Check a rule file and put it in force; raises InvalidRules, Unavailable."""
+    rules = load_rules(path, CATALOGUE.index)
+    version, _ = rules_in_force(plan)
+    record = RuleSetVersion(version + 1, rules.hash, rules.to_json(), author, _now_ms())
+    _send(plan, "rules", codec_of(plan).encode_rule(record))
+    return Release("rules", str(record.version), rules.hash)
+
+
+def promote_model(plan: Plan, sha256: str) -> Release:
+    """Load a published model to see that it can serve, then put it in force; raises ModelRefused, Unavailable."""
+    folder = models_dir(plan.layout)
+    matches = [digest for digest in model_files.published(folder) if digest.startswith(sha256)]
+    if len(matches) != 1:
+        raise Unavailable("model", f"{len(matches)} published models start with {sha256!r}")
+    model = load_model(folder, matches[0])
+    model_files.promote(folder, model.sha256)
+    record = ModelVersion("fraud", model.sha256[:12], model.sha256, str(folder / model.sha256 / "model.txt"), _now_ms())
+    _send(plan, "models", codec_of(plan).encode_model(record))
+    return Release("models", record.version, model.sha256)
+
+
+def published_models(plan_home: Path) -> list[dict[str, Any]]:
+    """Published models with their metrics, the one in production marked."""
+    current = model_files.production(plan_home)
+    return [
+        {
+            "sha256": digest,
+            "production": current is not None and current.sha256 == digest,
+            "catalogue_version": manifest.catalogue_version,
+            "metrics": json.loads(json.dumps(dict(manifest.metrics))),
+        }
+        for digest, manifest in sorted(model_files.published(plan_home).items())
+    ]
+
+
+def _send(plan: Plan, topic: str, value: bytes) -> None:
+    failures: list[str] = []
+    producer = Producer({"bootstrap.servers": plan.addresses.bootstrap_servers, "acks": "all", "enable.idempotence": True})
+    producer.produce(topic, value, _KEY, on_delivery=lambda error, _message: failures.append(str(error)) if error else None)
+    if producer.flush(_FLUSH_S) or failures:
+        raise Unavailable("kafka", failures[0] if failures else "no answer")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
