@@ -314,9 +314,9 @@ class Catalogue:
 
     @cached_property
     def version(self) -> str:
-        """Changes whenever a name, a place or the meaning of a feature changes: first 16 hex digits of a SHA-256."""
+        """Changes whenever a name, a place, the meaning or the bits of a feature change: first 16 hex digits of a SHA-256."""
         lines = [f"{e.name}|{e.unit}|{e.doc}|{e.missing}|{e.bound}" for e in self.entries]
-        return sha256("\n".join([f"rates {RATES_VERSION}", *lines]).encode()).hexdigest()[:16]
+        return sha256("\n".join([f"kernel {k.KERNEL_VERSION}, rates {RATES_VERSION}", *lines]).encode()).hexdigest()[:16]
 
 
 def _slices(parsed: Mapping[Kind, Sequence[_Feature]]) -> Iterable[slice]:

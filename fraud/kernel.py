@@ -33,6 +33,9 @@ from fraud.geo import MISSING, haversine_km
 
 __all__ = ["apply_label", "empty_state", "has_transaction", "new_scratch", "observe", "replay"]
 
+# Part of the catalogue's version: raise it with every change after which some feature has other bits.
+KERNEL_VERSION = 1
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -4,9 +4,9 @@ Load is open-loop when a rate is given: an event is due at its place on the sche
 counts from there.  Without a rate it goes as fast as ``window`` events in flight allow, which also bounds how far the
 partitions can run apart in event time.
 
-A label must find its card's log in the state in which the file has it.  Kafka keeps no order between two topics, so a card
-with a label due is held: its label leaves when its earlier transactions are decided, its later transactions when the label is
-applied.  Other cards go on meanwhile.
+With ``hold``, a label finds its card's log in the state in which the file has it.  Kafka keeps no order between two topics, so a
+card with a label due is held: its label leaves when its earlier transactions are decided, its later transactions when the label
+is applied.  Other cards go on meanwhile.  Live traffic does not wait for labels, and neither does a driver without ``hold``.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Driver:
         bootstrap: Kafka.
         codec: encodes what goes in, decodes what comes out.
         window: transactions in flight at most when there is no rate.
+        hold: keep labels and transactions of a card in the order of the file.
         on_progress: called about ten times a second with the run so far and the latest decisions.
         clock: wall clock in seconds.
     """
@@ -97,12 +98,14 @@ class Driver:
         codec: Codec,
         *,
         window: int = 4_000,
+        hold: bool = True,
         on_progress: Callable[[Run], None] = lambda _run: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._bootstrap = bootstrap
         self._codec = codec
         self._window = window
+        self._hold = hold
         self._on_progress = on_progress
         self._clock = clock
         self.run_so_far = Run()
@@ -176,6 +179,8 @@ class Driver:
             self._held[item.card].append(item)
         elif isinstance(item.record, Transaction):
             self._send_transaction(item)
+        elif not self._hold:
+            self._send_label(item.record)
         else:
             self._held[item.card] = deque([item])
             if self._outstanding[item.card] == 0:
@@ -189,12 +194,15 @@ class Driver:
             if isinstance(item.record, Label):
                 if self._outstanding[card] == 0:
                     queue.popleft()
-                    self._produce(ledger.LABELS, item.record.card_id, self._codec.encode_label(item.record))
-                    self.run_so_far.labels_sent += 1
+                    self._send_label(item.record)
                 return
             queue.popleft()
             self._send_transaction(item)
         del self._held[card]
+
+    def _send_label(self, label: Label) -> None:
+        self._produce(ledger.LABELS, label.card_id, self._codec.encode_label(label))
+        self.run_so_far.labels_sent += 1
 
     def _send_transaction(self, item: Outgoing) -> None:
         tx = item.record

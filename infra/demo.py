@@ -57,7 +57,7 @@ def run_demo(
     say(f"streaming for {options.seconds:.0f} s at {options.rate:g} events/s")
     # event times are wall-clock times, and an event from the future would be refused
     time.sleep(max(0.0, start_ms / 1000 - time.time()))
-    driver = Driver(bootstrap, codec, on_progress=on_progress)
+    driver = Driver(bootstrap, codec, hold=False, on_progress=on_progress)
     run = driver.run(interleave(frame, known, options.rate), paced=True)
     say("reading the committed ledger")
     decisions: dict[str, Decision] = {}

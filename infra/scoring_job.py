@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,21 +130,34 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     settings = settings_of(plan).model_copy(update={**overrides, "restore_from": checkpoint})
     file = plan.layout.jobs / f"{JOB_NAME}.settings"
     file.write_text(settings.model_dump_json())
-    submitted = subprocess.run(
-        [str(plan.python), "-m", "flink_jobs.score", str(file)],
+    code, out, err = _run_client([str(plan.python), "-m", "flink_jobs.score", str(file)], plan)
+    if code != 0:
+        log = plan.layout.log_file(f"{JOB_NAME}-submit")
+        log.write_text(out + err)
+        last = (err.strip().splitlines() or ["no message"])[-1]
+        raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
+    return out.strip().splitlines()[-1]
+
+
+def _run_client(command: list[str], plan: Plan) -> tuple[int, str, str]:
+    """Run a PyFlink client in a process group of its own and end the group: PyFlink leaves its gateway's JVM behind."""
+    client = subprocess.Popen(
+        command,
         env=flink.environment(plan.layout, find_java_home(), python=plan.python),
         cwd=REPO_ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=_SUBMIT_TIMEOUT_S,
-        check=False,
+        start_new_session=True,
     )
-    if submitted.returncode != 0:
-        log = plan.layout.log_file(f"{JOB_NAME}-submit")
-        log.write_text(submitted.stdout + submitted.stderr)
-        last = (submitted.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
-    return submitted.stdout.strip().splitlines()[-1]
+    try:
+        out, err = client.communicate(timeout=_SUBMIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise Unavailable("flink", f"the submission took longer than {_SUBMIT_TIMEOUT_S:g} s") from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(client.pid, signal.SIGKILL)
+    return client.returncode, out, err
 
 
 def state_of(plan: Plan) -> JobState:

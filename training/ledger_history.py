@@ -88,12 +88,21 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
     return LedgerHistory(
         frame=_frame(found),
         events=np.array([event_row(d.transaction) for d in found], dtype=np.int64).reshape(len(found), k.EVENT_WORDS),
-        recorded=np.array([d.features for d in found]).reshape(len(found), CATALOGUE.size),
+        recorded=_recorded(found),
         event_seqs=_seqs(found),
         labels=_labels(applied),
         label_seqs=_seqs(applied),
         repeated=repeated,
     )
+
+
+def _recorded(decisions: list[Decision]) -> NDArray[np.float64]:
+    """Features as served; missing where another version of the catalogue served them, whose columns mean something else."""
+    recorded = np.full((len(decisions), CATALOGUE.size), np.nan)
+    for row, decision in enumerate(decisions):
+        if decision.catalogue_version == CATALOGUE.version:
+            recorded[row] = decision.features
+    return recorded
 
 
 def _frame(decisions: list[Decision]) -> pl.DataFrame:
