@@ -6,7 +6,8 @@ instance builds its own core when it opens, so a restarted task starts with empt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyflink.common import Row, Time, Types
@@ -18,11 +19,12 @@ from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, OutRow, Part, Record
 from serving import ledger
 
-__all__ = ["InferOperator", "IngestOperator", "ObserveOperator"]
+__all__ = ["LANES", "InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
+SWITCH_INTERVAL_S = 0.000_05
 SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
-_FAST, _LEDGER = 0, 1
+LANES = ("fast", "ledger")
 
 
 class _FlinkMap:
@@ -56,6 +58,9 @@ class _Shell(KeyedProcessFunction):
         self._keys = keys
 
     def open(self, runtime_context: RuntimeContext) -> None:
+        # The operators of a TaskManager share one interpreter lock, and every access to state gives it up and asks for it again:
+        # with the default of 5 ms an operator waits that long each time for one that computes.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._maps: Mapping[str, ByteMap] = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
         group = runtime_context.get_metrics_group()
         counters: dict[str, Any] = {}
@@ -109,7 +114,7 @@ class ObserveOperator(_Shell):
 
 
 class InferOperator(_Shell):
-    """Parts and control records in, output records out: ``(lane, topic, key, value)``."""
+    """Parts and control records in, output records out: a row a lane, ``(lane, topics, keys, values)``."""
 
     maps = infer.MAPS
     build = staticmethod(assembly.build_infer)
@@ -119,9 +124,13 @@ class InferOperator(_Shell):
         if kind != "part":
             self._core.control(shard, kind, _bytes(payload), self._maps)
             return
-        for out in self._core.process(shard, bytes(payload), self._maps):
-            yield _out(out)
+        yield from _lanes(self._core.process(shard, bytes(payload), self._maps))
 
 
-def _out(out: OutRow) -> Row:
-    return Row(_FAST if out.lane == "fast" else _LEDGER, out.topic, out.key, out.value)
+def _lanes(rows: Sequence[OutRow]) -> Iterator[Row]:
+    """Columns of each lane's records: what a batch puts out crosses into the JVM once and is taken apart there."""
+    for number, lane in enumerate(LANES):
+        of_lane = [row for row in rows if row.lane == lane]
+        if of_lane:
+            _, topics, keys, values = zip(*of_lane, strict=True)
+            yield Row(number, topics, keys, values)

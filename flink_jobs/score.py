@@ -23,7 +23,7 @@ from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.operators import LANES, InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from serving import ledger
@@ -34,7 +34,7 @@ _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 _INTS, _LONGS, _BLOBS = Types.OBJECT_ARRAY(Types.INT()), Types.OBJECT_ARRAY(Types.LONG()), Types.OBJECT_ARRAY(_BYTES)
 _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), _INTS, _INTS, _LONGS, _LONGS, _BLOBS, _BLOBS])])
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), _BYTES])])
-_OUT = Types.ROW_NAMED(["lane", "topic", "k", "v"], [Types.INT(), Types.STRING(), _BYTES, _BYTES])
+_OUT = Types.ROW_NAMED(["lane", "topics", "ks", "vs"], [Types.INT(), Types.OBJECT_ARRAY(Types.STRING()), _BLOBS, _BLOBS])
 
 _LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
 # 4 MiB: a dead letter repeats what came in, and a record of a batch may be as large as the broker takes
@@ -54,6 +54,8 @@ def _configuration(settings: JobSettings) -> Configuration:
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "state.backend.type": "rocksdb",
         "table.exec.uid.generation": "ALWAYS",
+        # SQL operators never change a row that they passed on, and without this each of them copies the whole batch for each record
+        "pipeline.object-reuse": "true",
     }
     if settings.restore_from is not None:
         options["execution.state-recovery.path"] = settings.restore_from
@@ -174,8 +176,9 @@ def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobS
     }
     _sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, exactly_once)
     statements = table_env.create_statement_set()
-    statements.add_insert_sql("INSERT INTO fast_lane SELECT k, v FROM scored WHERE lane = 0")
-    statements.add_insert_sql("INSERT INTO ledger SELECT k, v, topic FROM scored WHERE lane = 1")
+    each = "FROM scored CROSS JOIN UNNEST(ks) WITH ORDINALITY AS record(k, n)"
+    statements.add_insert_sql(f"INSERT INTO fast_lane SELECT k, vs[n] {each} WHERE lane = {LANES.index('fast')}")
+    statements.add_insert_sql(f"INSERT INTO ledger SELECT k, vs[n], topics[n] {each} WHERE lane = {LANES.index('ledger')}")
     statements.attach_as_datastream()
 
 
