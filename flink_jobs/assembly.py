@@ -21,6 +21,7 @@ from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
 from serving.codec import Codec
 from serving.enrich import Enricher
+from serving.online_feed import OnlineFeed
 from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
@@ -103,9 +104,8 @@ def _codec(settings: CoreSettings) -> Codec:
 
 
 def _logs(settings: CoreSettings, evaluator: Evaluator) -> EntityLogs:
-    # 100 ms: a slow store may delay a batch once, then the writer pauses; the store catches up with the entities' newest states
-    store = OnlineStore(settings.redis_url, timeout_s=0.1)
-    return EntityLogs(evaluator, BufferedWriter(store, started_ms=now_ms()), settings.cache_entries)
+    store = OnlineStore(settings.redis_url, timeout_s=0.25)
+    return EntityLogs(evaluator, OnlineFeed(BufferedWriter(store, started_ms=now_ms())), settings.cache_entries)
 
 
 def _enricher(settings: CoreSettings) -> Enricher:

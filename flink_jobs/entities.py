@@ -17,7 +17,7 @@ from fraud.events import KINDS, Kind
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, encode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator
-from serving.online_writer import BufferedWriter
+from serving.online_feed import OnlineFeed
 
 __all__ = ["EntityLogs"]
 
@@ -29,49 +29,52 @@ class EntityLogs:
 
     Args:
         evaluator: the kernel with its working memory.
-        writer: the online store's writer, or None to keep states in Flink alone.
+        feed: of the online store, or None to keep states in Flink alone.
         cache_entries: decoded states kept in memory, least recently used out first.
     """
 
-    def __init__(self, evaluator: Evaluator, writer: BufferedWriter | None, cache_entries: int) -> None:
+    def __init__(self, evaluator: Evaluator, feed: OnlineFeed | None, cache_entries: int) -> None:
         self._evaluator = evaluator
-        self._writer = writer
+        self._feed = feed
         self._cache_entries = cache_entries
         self._cache: OrderedDict[Key, NDArray[np.int64]] = OrderedDict()
         self._changed: dict[Key, NDArray[np.int64]] = {}
 
-    def knows(self, states: ByteMap, kind: Kind, key: str, tx_hash: int) -> bool:
+    def knows(self, states: ByteMap, kind: int, key: str, tx_hash: int) -> bool:
         """Whether the entity's log holds this transaction already."""
         return bool(has_transaction(self._load(states, kind, key), tx_hash))
 
-    def observe(self, states: ByteMap, kind: Kind, key: str, row: NDArray[np.int64], out: NDArray[np.float64]) -> int:
+    def observe(self, states: ByteMap, kind: int, key: str, row: NDArray[np.int64], out: NDArray[np.float64]) -> int:
         """Apply an event, write the kind's features to ``out``, and return the number at which the log stands now."""
         state = self._evaluator.observe(kind, self._load(states, kind, key), row, out)
         return self._keep((kind, key), state)
 
-    def label(self, states: ByteMap, kind: Kind, key: str, tx_time_ms: int, tx_hash: int, is_fraud: bool) -> int:
+    def label(self, states: ByteMap, kind: int, key: str, tx_time_ms: int, tx_hash: int, is_fraud: bool) -> int:
         """Apply a label and return the number at which the log stands now."""
         state = self._evaluator.label(kind, self._load(states, kind, key), tx_time_ms, tx_hash, is_fraud)
         return self._keep((kind, key), state)
 
     def commit(self, states: ByteMap) -> None:
-        """Write every changed state to Flink and to the online store: once a batch, however often it changed."""
+        """Write every changed state to Flink and hand it to the online store's feed: once a batch, however often it changed."""
         for (kind, key), state in self._changed.items():
             data = encode_state(state, Kind(kind))
             states.put(_map_key(kind, key), data)
-            if self._writer is not None:
-                self._writer.put(kind, key, data, state_seq(state), state_time_ms(state))
-        if self._writer is not None:
-            self._writer.flush()
+            if self._feed is not None:
+                self._feed.put(kind, key, data, state_seq(state), state_time_ms(state))
         self._changed.clear()
         self._evict()
 
-    def _load(self, states: ByteMap, kind: Kind, key: str) -> NDArray[np.int64]:
+    def close(self) -> None:
+        """Let the online store have what it does not have yet."""
+        if self._feed is not None:
+            self._feed.close()
+
+    def _load(self, states: ByteMap, kind: int, key: str) -> NDArray[np.int64]:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
         data = states.get(_map_key(kind, key))
-        return empty_state() if data is None else decode_state(data, kind)
+        return empty_state() if data is None else decode_state(data, Kind(kind))
 
     def _keep(self, key: Key, state: NDArray[np.int64]) -> int:
         self._cache[key] = state

@@ -70,6 +70,9 @@ class Infer:
         self._count = count
         self._gathering: dict[int, _Gathering] = {}
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
         """Take in one part; returns the rows of every batch that it makes ready to leave."""
         _, header = peek_header(payload)

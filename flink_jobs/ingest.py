@@ -92,6 +92,10 @@ class Ingest:
         self._own = len(EVENT_FEATURES)
         self._width = card.stop
 
+    def close(self) -> None:
+        """Release what the core holds."""
+        self._logs.close()
+
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
         """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
         progress = self._progress_of(shard, maps["progress"])

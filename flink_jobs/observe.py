@@ -12,7 +12,6 @@ import numpy as np
 from flink_jobs.cores import ByteMap, Part
 from flink_jobs.entities import EntityLogs
 from flink_jobs.packing import FeaturePart, ObservationPart, peek_header
-from fraud.events import Kind
 from fraud.vector import Evaluator
 
 __all__ = ["Observe"]
@@ -26,6 +25,10 @@ class Observe:
     def __init__(self, logs: EntityLogs, evaluator: Evaluator) -> None:
         self._logs = logs
         self._widths = [columns.stop - columns.start for columns in evaluator.catalogue.slices]
+
+    def close(self) -> None:
+        """Release what the core holds."""
+        self._logs.close()
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
         """Apply a part's events and labels to this shard's entities and answer with their features."""
@@ -42,9 +45,9 @@ class Observe:
         for i, ((_, kind, row), key) in enumerate(zip(part.table.tolist(), part.keys, strict=True)):
             event = part.rows[row]
             if labels[i]:
-                seq = self._logs.label(states, Kind(kind), key, int(event[0]), int(event[1]), bool(event[2]))
+                seq = self._logs.label(states, kind, key, int(event[0]), int(event[1]), bool(event[2]))
             else:
-                seq = self._logs.observe(states, Kind(kind), key, event, values[at : at + widths[i]])
+                seq = self._logs.observe(states, kind, key, event, values[at : at + widths[i]])
             at += int(widths[i])
             table[i, 2] = seq
         self._logs.commit(states)

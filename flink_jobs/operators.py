@@ -72,6 +72,12 @@ class _Shell(KeyedProcessFunction):
 
         self._core = type(self).build(self._settings, count)
 
+    def close(self) -> None:
+        # Flink closes an operator also when it failed to open
+        core = getattr(self, "_core", None)
+        if core is not None:
+            core.close()
+
     def _rows(self, parts: Iterable[Part]) -> Iterator[Row]:
         for part in parts:
             yield Row(self._keys[part.shard], Row(part.shard, "part", part.payload))

@@ -27,8 +27,8 @@ class JobSettings(BaseModel):
     core: CoreSettings
     parallelism: int = Field(default=2, ge=1)
     max_parallelism: int = 128
-    # how long records wait for company: one Python call a batch is what makes thread mode fast, and two waits fit the latency budget
-    batch_ms: int = Field(default=10, ge=1, le=1_000)
+    # how long records wait for company: one Python call a batch is what makes thread mode fast
+    batch_ms: int = Field(default=20, ge=1, le=1_000)
     checkpoint_interval_ms: int = Field(default=1_000, ge=10)
     checkpoint_timeout_ms: int = Field(default=60_000, ge=1_000)
     # detecting a dead worker, starting a process and loading state: 30 to 45 s measured for a whole JVM
