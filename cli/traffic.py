@@ -43,6 +43,7 @@ def register(commands: Commands) -> None:
     replay.add_argument("--labels", action="store_true", help="send the labels too, as delayed events")
     replay.add_argument("--label-delay-days", type=rate, default=7.0, metavar="D", help="how much later a label arrives (default 7)")
     replay.add_argument("--decisions", type=Path, default=None, metavar="OUT", help="write the committed decisions as Parquet")
+    replay.add_argument("--tenant", default=None, help="tenant of the events (default: the file's name, if the file has no tenants)")
     replay.add_argument("--mapping", default=None, help="name of a shipped mapping, or a TOML file (default: recognise the columns)")
     generate = add_command(commands, "generate", _generate, "write generated, labelled transactions to a file")
     generate.add_argument("out", type=Path, help="a .parquet or .csv file")
@@ -127,12 +128,11 @@ def _print_demo(result: dict[str, Any]) -> None:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up, codec_of  # noqa: PLC0415
-    from infra.replay import replay  # noqa: PLC0415
+    from infra.replay import read_for_replay, replay  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
-    from serving.history import read_history  # noqa: PLC0415
 
     say = stopwatch()
-    frame = read_history(arguments.file, arguments.mapping, limit=arguments.limit)
+    frame = read_for_replay(arguments.file, arguments.mapping, limit=arguments.limit, tenant=arguments.tenant)
     say(f"read {frame.height:,} transactions from {arguments.file}")
     stack = Stack()
     bring_up(stack, say)

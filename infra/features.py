@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from fraud.catalogue import CATALOGUE
 from fraud.events import KINDS
+from infra.replay import read_for_replay
 from serving import ledger
 from serving.codec import Codec
 from serving.enrich import Enricher
-from serving.history import labels_from_history, read_history
+from serving.history import labels_from_history
 from training import backfill, ledger_history
 from training.enrichment import enrich_frame
 from training.parity import bits_differ, compare
@@ -47,7 +48,7 @@ def backfill_file(
 ) -> dict[str, Any]:
     """Features of a history file in file order; ``label_delay_ms`` None leaves the labels out."""
     began = time.perf_counter()
-    frame = enrich_frame(read_history(path, mapping, limit=limit), enricher)
+    frame = enrich_frame(read_for_replay(path, mapping, limit=limit, tenant=None), enricher)
     say(f"read {frame.height:,} transactions")
     labels = backfill.no_labels() if label_delay_ms is None else backfill.label_table(labels_from_history(frame, label_delay_ms))
     events = backfill.event_matrix(frame)
@@ -124,10 +125,11 @@ def write_features(path: Path, frame: pl.DataFrame, result: backfill.Backfill) -
     """Parquet with the ids, the entities' numbers and one column a feature; NaN is missing."""
     names = {f"{kind}_seq": result.seqs[:, i] for i, kind in enumerate(KINDS)}
     schema = pa.schema(
-        [("transaction_id", pa.string()), ("event_time_ms", pa.int64())]
+        [("tenant_id", pa.string()), ("transaction_id", pa.string()), ("event_time_ms", pa.int64())]
         + [(name, pa.int64()) for name in names]
         + [(name, pa.float64()) for name in CATALOGUE.names]
     )
+    tenants = frame["tenant_id"].to_arrow().cast(pa.string())
     ids = frame["transaction_id"].cast(pl.String).to_arrow().cast(pa.string())
     times = pa.array(frame["event_time_ms"].to_numpy())
     with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer:
@@ -136,5 +138,5 @@ def write_features(path: Path, frame: pl.DataFrame, result: backfill.Backfill) -
             columns: list[NDArray[Any]] = [seqs[rows] for seqs in names.values()]
             columns += list(np.ascontiguousarray(result.features[rows].T))
             length = rows.stop - rows.start
-            table = pa.table([ids.slice(start, length), times.slice(start, length), *columns], schema=schema)
+            table = pa.table([tenants.slice(start, length), ids.slice(start, length), times.slice(start, length), *columns], schema=schema)
             writer.write_table(table)

@@ -20,10 +20,10 @@ from generator.driver import Driver, Run, interleave
 from serving import ledger
 from serving.codec import Codec
 from serving.decision_file import DecisionFile
-from serving.history import labels_from_history
+from serving.history import labels_from_history, read_history, tenant_of
 from serving.records import Decision
 
-__all__ = ["LedgerView", "percentiles_ms", "replay", "watch_ledger"]
+__all__ = ["LedgerView", "percentiles_ms", "read_for_replay", "replay", "watch_ledger"]
 
 DAY_MS = 86_400_000
 LABEL_DELAY_MS = 7 * DAY_MS
@@ -44,6 +44,14 @@ class LedgerView:
     models: set[str | None] = field(default_factory=set)
     rule_sets: set[str | None] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
+
+
+def read_for_replay(path: Path, mapping: str | None, *, limit: int | None, tenant: str | None) -> pl.DataFrame:
+    """A history file; rows of one that names no tenant get ``tenant``, or else one named after the file."""
+    frame = read_history(path, mapping, limit=limit, tenant_id=tenant)
+    if tenant is None and frame["tenant_id"].n_unique() <= 1 and frame["tenant_id"].first() == "default":
+        frame = frame.with_columns(pl.lit(tenant_of(path)).alias("tenant_id"))
+    return frame
 
 
 def watch_ledger(

@@ -53,6 +53,7 @@ __all__ = [
     "load_mapping",
     "read_history",
     "shipped_mappings",
+    "tenant_of",
     "to_transactions",
 ]
 
@@ -260,6 +261,15 @@ def _check_source(where: str, target: str, source: ColumnSource) -> None:
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def tenant_of(path: str | Path) -> str:
+    """The tenant under which a file is put that names none: its own name, so that two replays into one stack do not meet.
+
+    The ids of public data sets are small numbers, which every one of them uses, and so does the generator.
+    """
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(path).stem.lower())
+    return kept[:64] or "file"
 
 
 def read_history(

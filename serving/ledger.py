@@ -5,6 +5,7 @@ Only committed records are seen (``read_committed``); what the fast lane says me
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -29,6 +30,7 @@ DECISIONS, ALERTS, DEAD_LETTERS, LABELS_APPLIED = "fraud-events", "fraud_alerts"
 
 _BATCH = 2_000
 _TIMEOUT_S = 10.0
+_POLL_S = 0.1  # a batch that is not full waits this long
 
 
 def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Consumer:
@@ -80,9 +82,12 @@ def read_to_end(bootstrap: str, topics: Sequence[str], start: Sequence[TopicPart
         places = list(start) if start is not None else partitions_of(reader, topics)
         reader.assign(places)
         open_places = {(place.topic, place.partition) for place in places}
+        last_answer_s = time.monotonic()
         while open_places:
-            batch = reader.consume(_BATCH, timeout=_TIMEOUT_S)
-            if not batch:
+            batch = reader.consume(_BATCH, timeout=_POLL_S)
+            if batch:
+                last_answer_s = time.monotonic()
+            elif time.monotonic() - last_answer_s > _TIMEOUT_S:
                 raise Unavailable("kafka", f"no answer within {_TIMEOUT_S:g} s")
             for message in batch:
                 error = message.error()

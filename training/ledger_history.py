@@ -35,7 +35,7 @@ class IncompleteLedger(ValueError):
 
 @dataclass(slots=True, frozen=True)
 class LedgerHistory:
-    """``frame`` has transaction_id, card_id, event_time_ms, catalogue_version and outcome of each decision; the arrays its rows.
+    """``frame`` has tenant_id, transaction_id, card_id, event_time_ms, catalogue_version and outcome of each decision; the arrays its rows.
 
     ``recorded`` is float64[N, F], ``event_seqs`` int64[N, 5] and ``label_seqs`` int64[M, 5] by ``Kind``, -1 where there is none.
     ``repeated`` counts records of a decision that an earlier record had already: duplicates in the ledger.
@@ -108,6 +108,7 @@ def _recorded(decisions: list[Decision]) -> NDArray[np.float64]:
 def _frame(decisions: list[Decision]) -> pl.DataFrame:
     return pl.DataFrame(
         {
+            "tenant_id": [d.tenant_id for d in decisions],
             "transaction_id": [d.transaction_id for d in decisions],
             "card_id": [d.transaction.card_id for d in decisions],
             "event_time_ms": [d.event_time_ms for d in decisions],
@@ -115,6 +116,7 @@ def _frame(decisions: list[Decision]) -> pl.DataFrame:
             "outcome": [d.outcome for d in decisions],
         },
         schema={
+            "tenant_id": pl.String,
             "transaction_id": pl.String,
             "card_id": pl.String,
             "event_time_ms": pl.Int64,

@@ -75,7 +75,7 @@ def compare(frame: pl.DataFrame, features: NDArray[np.float64], reference: pl.Da
     """Compare features with a reference that has one row a transaction.
 
     Args:
-        frame: canonical rows, at least ``transaction_id``, ``card_id`` and ``event_time_ms``.
+        frame: canonical rows, at least ``tenant_id``, ``transaction_id``, ``card_id`` and ``event_time_ms``.
         features: float64[N, F] of those rows, in catalogue order.
         reference: either ``transaction_id`` and columns named like our features (compared bit for bit), or the Handbook's
             columns (compared within 1e-6).
@@ -88,7 +88,9 @@ def compare(frame: pl.DataFrame, features: NDArray[np.float64], reference: pl.Da
     id_column = "TRANSACTION_ID" if handbook else "transaction_id"
     if not names or id_column not in reference.columns:
         raise NotComparable(f"the reference has no {id_column} or none of the features")
-    ours_at, theirs_at = _matched(frame["transaction_id"], reference[id_column].cast(pl.String))
+    # two tenants may use the same ids; a published reference knows no tenants
+    by_tenant = "tenant_id" in reference.columns
+    ours_at, theirs_at = _matched(_ids(frame, "transaction_id", by_tenant), _ids(reference, id_column, by_tenant))
     if len(ours_at) == 0:
         raise NotComparable("the reference has none of these transactions")
     differs = np.empty((len(ours_at), len(names)), dtype=np.bool_)
@@ -101,6 +103,11 @@ def compare(frame: pl.DataFrame, features: NDArray[np.float64], reference: pl.Da
         else:
             differs[:, column] = bits_differ(features[ours_at, CATALOGUE.index[name]], theirs)
     return _summed(frame, names, ours_at, differs, reference.height - len(ours_at), "handbook" if handbook else "features")
+
+
+def _ids(frame: pl.DataFrame, column: str, by_tenant: bool) -> pl.Series:
+    identity = pl.concat_str("tenant_id", column, separator="|") if by_tenant else pl.col(column).cast(pl.String)
+    return frame.select(identity.alias("id"))["id"]
 
 
 def _matched(ours: pl.Series, theirs: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -143,4 +150,4 @@ def _entity_of(feature: str) -> str:
 def _in_tie(frame: pl.DataFrame) -> NDArray[np.bool_]:
     """Rows whose card has more than one transaction in the same second."""
     second = pl.col("event_time_ms") // 1000
-    return frame.select(pl.len().over("card_id", second) > 1).to_series().to_numpy()
+    return frame.select(pl.len().over("tenant_id", "card_id", second) > 1).to_series().to_numpy()
