@@ -141,8 +141,15 @@ def test_bad_input_becomes_exactly_that_many_dead_letters_and_the_rest_is_scored
     codes = Counter(letter.code for letter in letters)
     assert len(letters) == len(bad), codes
     assert codes == Counter(
-        ["bad_magic", "truncated", "unknown_schema_id", "null_value", "bad_latitude", "bad_latitude", "bad_amount", "too_large"]
-        + ["empty_key", "future_event"]
+        bad_magic=1,
+        truncated=1,
+        unknown_schema_id=1,
+        null_value=1,
+        bad_latitude=2,
+        bad_amount=1,
+        too_large=1,
+        empty_key=1,
+        future_event=1,
     )
     assert {letter.origin_topic for letter in letters} == {ledger.TRANSACTIONS}
     assert len({(letter.origin_partition, letter.origin_offset) for letter in letters}) == len(bad)
