@@ -1,0 +1,42 @@
+"""Settings that would lose data are refused before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flink_jobs.assembly import CoreSettings
+from flink_jobs.settings import JobSettings
+
+
+def _settings(shards: int = 4, **changes: Any) -> JobSettings:
+    core = CoreSettings(
+        shards=shards,
+        schema_ids={},
+        registry_url="",
+        redis_url="",
+        models_dir="",
+        ip_hash_key_file="",
+        default_rules=None,
+        default_model=None,
+        code_version="",
+    )
+    return JobSettings(bootstrap_servers="", flink_port=1, core=core, **changes)
+
+
+def test_transactions_must_outlive_three_restarts() -> None:
+    with pytest.raises(ValidationError, match="must be at least 540000"):
+        _settings(transaction_timeout_ms=539_999)
+    assert _settings(transaction_timeout_ms=540_000).transaction_timeout_ms == 540_000
+
+
+def test_every_subtask_needs_a_shard() -> None:
+    with pytest.raises(ValidationError, match="cannot share"):
+        _settings(shards=1, parallelism=2)
+
+
+def test_settings_travel_as_json() -> None:
+    settings = _settings()
+    assert JobSettings.model_validate_json(settings.model_dump_json()) == settings
