@@ -190,8 +190,18 @@ def wait_until_running(plan: Plan) -> JobState:
         if state.state == "RUNNING" and set(state.tasks) == {"RUNNING"}:
             return state
         if state.state in ("FAILED", "CANCELED") or time.monotonic() > deadline:
-            raise Unavailable("flink", f"the scoring job is {state.state}, tasks {state.tasks}; see {plan.layout.logs} and the web UI")
+            cause = _last_failure(plan, state.job_id)
+            raise Unavailable("flink", f"the scoring job is {state.state}, tasks {state.tasks}{cause}; see {plan.layout.logs}")
         time.sleep(_POLL_S)
+
+
+def _last_failure(plan: Plan, job_id: str | None) -> str:
+    """The newest failure of a job in a line, "" when it has none or Flink does not say."""
+    try:
+        history = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f", last failure: {history[0]['stacktrace'].splitlines()[0]}" if history else ""
 
 
 def savepoint(plan: Plan, *, stop: bool) -> str:
