@@ -126,7 +126,8 @@ def test_a_killed_taskmanager_is_restarted_by_the_supervisor(healthy_stack: Stac
     wait_for(lambda: healthy_stack.status().state == "up", "a healthy stack")
     assert component(healthy_stack, "taskmanager-1").restarts == before + 1
     died = [event for event in healthy_stack.status().events if (event.component, event.event) == ("taskmanager-1", "died")]
-    assert "SIGKILL" in died[-1].detail
+    # a supervisor that adopted the process after a kill of its predecessor is not its parent and can only see it gone
+    assert any(word in died[-1].detail for word in ("SIGKILL", "gone"))
 
 
 def test_redis_and_the_registry_keep_what_they_acknowledged_over_a_kill(healthy_stack: Stack) -> None:
