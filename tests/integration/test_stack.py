@@ -126,8 +126,7 @@ def test_a_killed_taskmanager_is_restarted_by_the_supervisor(healthy_stack: Stac
     wait_for(lambda: healthy_stack.status().state == "up", "a healthy stack")
     assert component(healthy_stack, "taskmanager-1").restarts == before + 1
     died = [event for event in healthy_stack.status().events if (event.component, event.event) == ("taskmanager-1", "died")]
-    # a supervisor that adopted the process after a kill of its predecessor is not its parent and can only see it gone
-    assert any(word in died[-1].detail for word in ("SIGKILL", "gone"))
+    assert "SIGKILL" in died[-1].detail
 
 
 def test_redis_and_the_registry_keep_what_they_acknowledged_over_a_kill(healthy_stack: Stack) -> None:
@@ -181,6 +180,8 @@ def test_a_killed_supervisor_leaves_the_servers_running_and_up_brings_one_that_a
     assert after.pop("redis") not in (None, killed)
     before.pop("redis")
     assert after == before
+    # one that adopted its servers is not their parent and sees no exit status: the next test gets one that started them
+    healthy_stack.down()
 
 
 def test_down_leaves_no_process_and_no_port_and_wipe_removes_the_data(tmp_path: Path) -> None:
