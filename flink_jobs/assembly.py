@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from flink_jobs.entities import EntityLogs
+from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
@@ -71,6 +72,7 @@ def build_ingest(settings: CoreSettings, count: Count) -> Ingest:
         _enricher(settings),
         _logs(settings, evaluator),
         evaluator,
+        _shared_handover(),
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,
         idle_ms=settings.idle_ms,
@@ -94,6 +96,7 @@ def build_infer(settings: CoreSettings, count: Count) -> Infer:
         VersionedRules(codec, settings.default_rules),
         VersionedModels(codec, Path(settings.models_dir), settings.default_model),
         CATALOGUE,
+        _shared_handover(),
         blacklisted=_Blacklisted(settings.redis_url),
         count=count,
     )
@@ -110,6 +113,12 @@ def _logs(settings: CoreSettings, evaluator: Evaluator) -> EntityLogs:
 
 def _enricher(settings: CoreSettings) -> Enricher:
     return _shared_enricher(settings.ip_hash_key_file, settings.city_db, settings.asn_db)
+
+
+@cache
+def _shared_handover() -> Handover:
+    """One a process: what one operator has decoded the other finds there."""
+    return Handover()
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 __all__ = ["ByteMap", "OutRow", "Part", "Record"]
@@ -13,7 +13,7 @@ class ByteMap(Protocol):
 
     def get(self, key: str) -> bytes | None: ...
     def put(self, key: str, value: bytes) -> None: ...
-    def remove(self, key: str) -> None: ...
+    def put_all(self, entries: Mapping[str, bytes]) -> None: ...
     def items(self) -> Iterable[tuple[str, bytes]]: ...
 
 
@@ -36,9 +36,8 @@ class Part(NamedTuple):
 
 
 class OutRow(NamedTuple):
-    """A record to write: ``lane`` is ``fast`` or ``ledger``."""
+    """A record for a topic of the ledger; a decision goes out on the fast lane as well."""
 
-    lane: str
     topic: str
     key: bytes | None
     value: bytes

@@ -54,13 +54,18 @@ class EntityLogs:
         state = self._evaluator.label(kind, self._load(states, kind, key), tx_time_ms, tx_hash, is_fraud)
         return self._keep((kind, key), state)
 
-    def commit(self, states: ByteMap) -> None:
-        """Write every changed state to Flink and hand it to the online store's feed: once a batch, however often it changed."""
+    def commit(self, states: ByteMap, **others: bytes) -> None:
+        """Write every changed state to Flink and hand it to the online store's feed: once a batch, however often it changed.
+
+        ``others`` are entries of the same map that the caller keeps beside the entities, by name.
+        """
+        entries: dict[str, bytes] = others
         for (kind, key), state in self._changed.items():
-            data = encode_state(state, Kind(kind))
-            states.put(_map_key(kind, key), data)
+            data = entries[_map_key(kind, key)] = encode_state(state, kind)
             if self._feed is not None:
                 self._feed.put(kind, key, data, state_seq(state), state_time_ms(state))
+        if entries:
+            states.put_all(entries)
         self._changed.clear()
         self._evict()
 
@@ -74,7 +79,7 @@ class EntityLogs:
         if cached is not None:
             return cached
         data = states.get(_map_key(kind, key))
-        return empty_state() if data is None else decode_state(data, Kind(kind))
+        return empty_state() if data is None else decode_state(data, kind)
 
     def _keep(self, key: Key, state: NDArray[np.int64]) -> int:
         self._cache[key] = state

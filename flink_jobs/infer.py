@@ -1,8 +1,11 @@
 """Third operator: gathers the parts of a batch, scores it, and emits decisions, alerts, applied labels and dead letters.
 
 Parts of a batch arrive from several shards; a batch leaves when it is whole and every earlier batch of its home shard has
-left, so decisions of one card keep the order of its events.  Rule sets and model choices arrive as control records between
-batches and are part of this operator's state, so a restore scores with what was in force at the checkpoint.
+left, so decisions of one card keep the order of its events.  What is being gathered is not part of the state: ``ingest`` emits
+the parts of a batch between two checkpoint barriers, and with aligned checkpoints each operator has taken in all that was sent
+before a barrier when it takes its snapshot, so no batch is ever half here at a checkpoint.  Every attempt of the job numbers its
+batches from 1.  Rule sets and model choices arrive as control records between batches and are part of this operator's state, so
+a restore scores with what was in force at the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, OutRow
-from flink_jobs.packing import FeaturePart, HomePart, Item, ItemKind, peek_header
+from flink_jobs.handover import Handover
+from flink_jobs.packing import FeaturePart, HomePart, Item, ItemKind, peek_header, unpack_home
 from fraud.catalogue import Catalogue
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
+from serving import ledger
 from serving.codec import Codec
 from serving.records import Decision, EntityPosition, LabelApplied
 from serving.scoring import Scorer, ScoringInput, alert_of
@@ -24,15 +29,14 @@ from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["Infer"]
 
-MAPS = ("pending", "control")
-_NEXT = "next"
+MAPS = ("control",)
 
 
 @dataclass(slots=True)
 class _Gathering:
     """Parts of one shard's batches that are not whole yet, by batch and part index, and the number of the next one to leave."""
 
-    next_batch: int
+    next_batch: int = 1
     parts: dict[int, dict[int, bytes]] = field(default_factory=dict)
 
 
@@ -45,6 +49,7 @@ class Infer:
         rules: rule sets by hash, parsed once.
         models: models by SHA-256, loaded once.
         catalogue: layout of the vector.
+        handover: from an ``ingest`` of the same process.
         blacklisted: names of the lists that a transaction is on.
         count: called with (name, amount) for metrics.
     """
@@ -56,6 +61,7 @@ class Infer:
         rules: VersionedRules,
         models: VersionedModels,
         catalogue: Catalogue,
+        handover: Handover,
         *,
         blacklisted: Callable[[Transaction], list[str]],
         count: Callable[[str, int], None],
@@ -66,6 +72,7 @@ class Infer:
         self._models = models
         self._columns = catalogue.slices
         self._size = catalogue.size
+        self._handover = handover
         self._blacklisted = blacklisted
         self._count = count
         self._gathering: dict[int, _Gathering] = {}
@@ -76,21 +83,14 @@ class Infer:
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
         """Take in one part; returns the rows of every batch that it makes ready to leave."""
         _, header = peek_header(payload)
-        gathering = self._gathering_of(shard, maps["pending"])
+        gathering = self._gathering.setdefault(shard, _Gathering())
+        if header.batch < gathering.next_batch:
+            raise RuntimeError(f"batch {header.batch} of shard {shard} has left already: operators of two attempts of the job meet")
         gathering.parts.setdefault(header.batch, {})[header.index] = payload
         rows: list[OutRow] = []
-        left = gathering.next_batch
         while self._is_whole(gathering):
-            batch = gathering.parts.pop(gathering.next_batch)
-            rows += self._emit(shard, batch, maps["control"])
-            for index in batch:
-                if (gathering.next_batch, index) != (header.batch, header.index):
-                    maps["pending"].remove(f"{gathering.next_batch}:{index}")
+            rows += self._emit(shard, gathering.parts.pop(gathering.next_batch), maps["control"])
             gathering.next_batch += 1
-        if gathering.next_batch != left:
-            maps["pending"].put(_NEXT, gathering.next_batch.to_bytes(8, "little"))
-        if header.batch >= gathering.next_batch:
-            maps["pending"].put(f"{header.batch}:{header.index}", payload)
         return rows
 
     def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
@@ -102,12 +102,6 @@ class Infer:
             return
         maps["control"].put(kind, accepted)
 
-    def _gathering_of(self, shard: int, pending: ByteMap) -> _Gathering:
-        gathering = self._gathering.get(shard)
-        if gathering is None:
-            gathering = self._gathering[shard] = _restored(pending)
-        return gathering
-
     @staticmethod
     def _is_whole(gathering: _Gathering) -> bool:
         parts = gathering.parts.get(gathering.next_batch)
@@ -117,17 +111,21 @@ class Infer:
         return len(parts) == header.parts
 
     def _emit(self, shard: int, parts: Mapping[int, bytes], control: ByteMap) -> list[OutRow]:
-        home = HomePart.unpack(parts[0])
+        packed, own = unpack_home(parts[0])
+        _, header = peek_header(packed)
+        items = self._handover.take(shard, header.batch, packed) or HomePart.unpack(packed).items
         answers = [FeaturePart.unpack(parts[index]) for index in sorted(parts) if index != 0]
-        seqs = np.full((len(home.items), len(Kind)), -1, dtype=np.int64)
-        seqs[:, Kind.CARD] = [item.card_seq for item in home.items]
-        matrix = self._assemble(home.items, answers, seqs)
-        rows = self._decide(shard, home.items, matrix, seqs, control)
-        for position, item in enumerate(home.items):
+        if own:
+            answers.append(FeaturePart.unpack(own))
+        seqs = np.full((len(items), len(Kind)), -1, dtype=np.int64)
+        seqs[:, Kind.CARD] = [item.card_seq for item in items]
+        matrix = self._assemble(items, answers, seqs)
+        rows = self._decide(shard, items, matrix, seqs, control)
+        for position, item in enumerate(items):
             if item.kind == ItemKind.LABEL:
                 rows.append(self._label_row(self._codec.decode_label(item.body), seqs[position]))
             elif item.kind == ItemKind.DEAD_LETTER:
-                rows.append(OutRow("ledger", "transactions.dlq", None, item.body))
+                rows.append(OutRow(ledger.DEAD_LETTERS, None, item.body))
         return rows
 
     def _assemble(self, items: list[Item], answers: list[FeaturePart], seqs: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -151,7 +149,7 @@ class Infer:
         positions = [position for position, item in enumerate(items) if item.kind == ItemKind.TRANSACTION]
         if not positions:
             return []
-        transactions = [self._codec.decode_transaction(items[position].body) for position in positions]
+        transactions = [items[position].transaction or self._codec.decode_transaction(items[position].body) for position in positions]
         rules = self._rules.of(shard, lambda: control.get("rules"))
         model = self._models.of(shard, lambda: control.get("models"))
         decisions = self._scorer.score(
@@ -167,18 +165,18 @@ class Infer:
         )
         self._count("decisions", len(decisions))
         rows: list[OutRow] = []
-        for decision in decisions:
-            rows += self._rows_of(decision)
+        for decision, position in zip(decisions, positions, strict=True):
+            rows += self._rows_of(decision, items[position].body)
         return rows
 
-    def _rows_of(self, decision: Decision) -> list[OutRow]:
+    def _rows_of(self, decision: Decision, transaction: bytes) -> list[OutRow]:
         key = decision.transaction.card_id.encode()
-        value = self._codec.encode_decision(decision)
-        rows = [OutRow("fast", "decisions", key, value), OutRow("ledger", "fraud-events", key, value)]
+        value = self._codec.encode_decision(decision, transaction)
+        rows = [OutRow(ledger.DECISIONS, key, value)]
         alert = alert_of(decision)
         if alert is not None:
             self._count("alerts", 1)
-            rows.append(OutRow("ledger", "fraud_alerts", key, self._codec.encode_alert(alert)))
+            rows.append(OutRow(ledger.ALERTS, key, self._codec.encode_alert(alert)))
         return rows
 
     def _label_row(self, label: Label, seqs: NDArray[np.int64]) -> OutRow:
@@ -197,19 +195,7 @@ class Infer:
             source=label.source,
             entities=entities,
         )
-        return OutRow("ledger", "labels-applied", label.card_id.encode(), self._codec.encode_label_applied(applied))
-
-
-def _restored(pending: ByteMap) -> _Gathering:
-    """What the state knows of a shard: nothing at first, after a restore the parts that had arrived."""
-    gathering = _Gathering(next_batch=1)
-    for name, data in pending.items():
-        if name == _NEXT:
-            gathering.next_batch = int.from_bytes(data, "little")
-        else:
-            batch, index = map(int, name.split(":"))
-            gathering.parts.setdefault(batch, {})[index] = data
-    return gathering
+        return OutRow(ledger.LABELS_APPLIED, label.card_id.encode(), self._codec.encode_label_applied(applied))
 
 
 def _positions(tx: Transaction, seqs: NDArray[np.int64]) -> list[EntityPosition]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, Part, Record
 from flink_jobs.entities import EntityLogs, observed_kinds
-from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader
+from flink_jobs.handover import Handover
+from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
 from flink_jobs.progress import Progress
 from fraud import kernel as k
 from fraud.catalogue import EVENT_FEATURES
@@ -30,7 +31,8 @@ from serving.validate import Validator
 
 __all__ = ["Ingest", "shard_of"]
 
-MAPS = ("cards", "progress")
+MAPS = ("cards",)
+_PROGRESS = "progress"  # beside the cards in their map: one write a batch
 
 
 def shard_of(kind: int, key: str, shards: int) -> int:
@@ -56,6 +58,7 @@ class Ingest:
         enricher: replaces the raw address by its hash and location.
         logs: the cards' logs.
         evaluator: for the event's own features.
+        handover: to an ``infer`` of the same process.
         shards: number of shards of the job.
         out_of_orderness_ms: how far behind its partition an event may come before it counts as late.
         idle_ms: silence after which a partition no longer holds back the watermark.
@@ -70,6 +73,7 @@ class Ingest:
         enricher: Enricher,
         logs: EntityLogs,
         evaluator: Evaluator,
+        handover: Handover,
         *,
         shards: int,
         out_of_orderness_ms: int,
@@ -82,12 +86,15 @@ class Ingest:
         self._enricher = enricher
         self._logs = logs
         self._evaluator = evaluator
+        self._handover = handover
         self._shards = shards
         self._out_of_orderness_ms = out_of_orderness_ms
         self._idle_ms = idle_ms
         self._now_ms = now_ms
         self._count = count
         self._progress: dict[int, Progress] = {}
+        # number of each shard's last batch; counted anew by every attempt of the job, see ``infer``
+        self._batches: dict[int, int] = {}
         card = evaluator.catalogue.slices[Kind.CARD]
         self._own = len(EVENT_FEATURES)
         self._width = card.stop
@@ -98,8 +105,8 @@ class Ingest:
 
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
         """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
-        progress = self._progress_of(shard, maps["progress"])
         cards = maps["cards"]
+        progress = self._progress_of(shard, cards)
         items: list[Item] = []
         observations: list[_Observation] = []
         rows: list[NDArray[np.int64]] = []
@@ -112,11 +119,11 @@ class Ingest:
             except InvalidEvent as error:
                 self._count("dead_letters", 1)
                 items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, error), timestamp_ms=record.timestamp_ms))
-        self._logs.commit(cards)
-        if items:
-            progress.batch += 1
-        maps["progress"].put("progress", progress.pack())
-        return self._parts(shard, progress.batch, items, observations, rows) if items else []
+        self._logs.commit(cards, **{_PROGRESS: progress.pack()})
+        if not items:
+            return []
+        batch = self._batches[shard] = self._batches.get(shard, 0) + 1
+        return self._parts(shard, batch, items, observations, rows)
 
     def _transaction(
         self,
@@ -144,7 +151,7 @@ class Ingest:
         self._observe_others(tx, len(items), len(rows), observations)
         rows.append(row)
         body = self._codec.encode_transaction(tx)
-        items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features))
+        items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features, tx))
 
     def _label(
         self,
@@ -193,7 +200,7 @@ class Ingest:
         progress = self._progress.get(shard)
         if progress is None:
             progress = self._progress[shard] = Progress(self._out_of_orderness_ms, self._idle_ms)
-            data = states.get("progress")
+            data = states.get(_PROGRESS)
             if data is not None:
                 progress.restore(data)
         return progress
@@ -204,8 +211,12 @@ class Ingest:
         by_shard: dict[int, list[_Observation]] = {}
         for observation in observations:
             by_shard.setdefault(shard_of(observation.kind, observation.key, self._shards), []).append(observation)
+        own = by_shard.pop(home, [])
         count = 1 + len(by_shard)
-        parts = [Part(home, HomePart(PartHeader(home, batch, 0, count), items).pack())]
+        header = PartHeader(home, batch, 0, count)
+        packed = HomePart(header, items).pack()
+        self._handover.put(home, batch, packed, items)
+        parts = [Part(home, join_home(packed, _observation_part(header, own, rows).pack() if own else b""))]
         for index, (shard, mine) in enumerate(by_shard.items(), start=1):
             parts.append(Part(shard, _observation_part(PartHeader(home, batch, index, count), mine, rows).pack()))
         return parts

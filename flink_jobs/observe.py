@@ -1,6 +1,6 @@
 """Second operator: a shard's users, merchants, devices and IPs observe their part of a batch.
 
-The home part of a batch only passes through, so that both of its kinds of part reach ``infer`` on one edge.
+The home part of a batch passes through beside its home shard's observations, so that every part reaches ``infer`` on one edge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from flink_jobs.cores import ByteMap, Part
 from flink_jobs.entities import EntityLogs
-from flink_jobs.packing import FeaturePart, ObservationPart, peek_header
+from flink_jobs.packing import FeaturePart, ObservationPart, join_home, peek_header, unpack_home
 from fraud.vector import Evaluator
 
 __all__ = ["Observe"]
@@ -33,22 +33,28 @@ class Observe:
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
         """Apply a part's events and labels to this shard's entities and answer with their features."""
         part_type, header = peek_header(payload)
-        if part_type == b"H":
+        if part_type == b"O":
+            return [Part(header.home_shard, self._answer(ObservationPart.unpack(payload), maps["entities"]))]
+        home, own = unpack_home(payload)
+        if not own:
             return [Part(shard, payload)]
-        part = ObservationPart.unpack(payload)
-        states = maps["entities"]
+        answer = self._answer(ObservationPart.unpack(own), maps["entities"])
+        return [Part(shard, join_home(home, answer))]
+
+    def _answer(self, part: ObservationPart, states: ByteMap) -> bytes:
         table = part.table.copy()
         labels = part.is_label.tolist()
-        widths = np.array([0 if label else self._widths[kind] for kind, label in zip(table[:, 1].tolist(), labels, strict=True)])
-        values = np.empty(int(widths.sum()))
+        widths = [0 if label else self._widths[kind] for kind, label in zip(table[:, 1].tolist(), labels, strict=True)]
+        values = np.empty(sum(widths))
+        seqs = []
         at = 0
-        for i, ((_, kind, row), key) in enumerate(zip(part.table.tolist(), part.keys, strict=True)):
+        for (_, kind, row), key, label, width in zip(part.table.tolist(), part.keys, labels, widths, strict=True):
             event = part.rows[row]
-            if labels[i]:
-                seq = self._logs.label(states, kind, key, int(event[0]), int(event[1]), bool(event[2]))
+            if label:
+                seqs.append(self._logs.label(states, kind, key, int(event[0]), int(event[1]), bool(event[2])))
             else:
-                seq = self._logs.observe(states, kind, key, event, values[at : at + widths[i]])
-            at += int(widths[i])
-            table[i, 2] = seq
+                seqs.append(self._logs.observe(states, kind, key, event, values[at : at + width]))
+            at += width
+        table[:, 2] = seqs
         self._logs.commit(states)
-        return [Part(header.home_shard, FeaturePart(header, table, widths.astype(np.int64), values).pack())]
+        return FeaturePart(part.header, table, np.array(widths, dtype=np.int64), values).pack()

@@ -6,8 +6,9 @@ instance builds its own core when it opens, so a restarted task starts with empt
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pyflink.common import Row, Time, Types
@@ -16,15 +17,14 @@ from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfi
 
 from flink_jobs import assembly, infer, ingest, observe
 from flink_jobs.assembly import CoreSettings
-from flink_jobs.cores import ByteMap, OutRow, Part, Record
+from flink_jobs.cores import ByteMap, Part, Record
 from serving import ledger
 
-__all__ = ["LANES", "InferOperator", "IngestOperator", "ObserveOperator"]
+__all__ = ["InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
-SWITCH_INTERVAL_S = 0.000_05
+SWITCH_INTERVAL_S = 0.002
 SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
-LANES = ("fast", "ledger")
 
 
 class _FlinkMap:
@@ -40,8 +40,9 @@ class _FlinkMap:
     def put(self, key: str, value: bytes) -> None:
         self._state.put(key, value)
 
-    def remove(self, key: str) -> None:
-        self._state.remove(key)
+    def put_all(self, entries: Mapping[str, bytes]) -> None:
+        # one crossing into the JVM for a whole batch: each of them gives up the interpreter lock and asks for it again
+        self._state.put_all(entries)
 
     def items(self) -> Iterable[tuple[str, bytes]]:
         return [(key, bytes(value)) for key, value in self._state.items()]
@@ -58,9 +59,12 @@ class _Shell(KeyedProcessFunction):
         self._keys = keys
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        # The operators of a TaskManager share one interpreter lock, and every access to state gives it up and asks for it again:
-        # with the default of 5 ms an operator waits that long each time for one that computes.
+        # The operators of a TaskManager share one interpreter lock.  Passing it on often empties the caches of two cores (50 us: 2,000
+        # events/s), passing it on rarely lets a batch wait for its answer from the JVM (10 ms: 2,100); 2 ms gave 3,000.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        # what is loaded now stays, and a batch makes objects by the thousand without cycles: looking for some took longer than most
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         self._maps: Mapping[str, ByteMap] = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
         group = runtime_context.get_metrics_group()
         counters: dict[str, Any] = {}
@@ -120,7 +124,7 @@ class ObserveOperator(_Shell):
 
 
 class InferOperator(_Shell):
-    """Parts and control records in, output records out: a row a lane, ``(lane, topics, keys, values)``."""
+    """Parts and control records in, output records out, a row each: ``(topic, key, value)``."""
 
     maps = infer.MAPS
     build = staticmethod(assembly.build_infer)
@@ -130,13 +134,5 @@ class InferOperator(_Shell):
         if kind != "part":
             self._core.control(shard, kind, _bytes(payload), self._maps)
             return
-        yield from _lanes(self._core.process(shard, bytes(payload), self._maps))
-
-
-def _lanes(rows: Sequence[OutRow]) -> Iterator[Row]:
-    """Columns of each lane's records: what a batch puts out crosses into the JVM once and is taken apart there."""
-    for number, lane in enumerate(LANES):
-        of_lane = [row for row in rows if row.lane == lane]
-        if of_lane:
-            _, topics, keys, values = zip(*of_lane, strict=True)
-            yield Row(number, topics, keys, values)
+        for out in self._core.process(shard, bytes(payload), self._maps):
+            yield Row(*out)

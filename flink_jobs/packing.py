@@ -1,9 +1,9 @@
 """The payloads that travel between the operators of the scoring job: one value a batch, not one an event.
 
-A batch starts in ``ingest`` under its home shard and a number. Its home part goes straight to ``infer``; each shard that owns
-some of its entities gets one observation part, and answers ``infer`` with one feature part. Every part carries the batch's
-number, its own index and the number of parts, so ``infer`` can tell from any of them when the batch is whole, also after a
-restore.
+A batch starts in ``ingest`` under its home shard and a number. Each shard that owns some of its entities gets one observation
+part, and answers ``infer`` with one feature part; the home part, which ``infer`` needs besides, travels with the home shard's
+own observations and answer. Every part carries the batch's number, its own index and the number of parts, so ``infer`` can tell
+from any of them when the batch is whole.
 
 Fixed-width columns are numpy arrays, so packing and unpacking cost a few microseconds a batch. These bytes live in flight and
 in checkpoints only; they are no contract with anybody outside the job, and ``PACKING_VERSION`` guards a restore.
@@ -19,13 +19,26 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.events import Transaction
 from fraud.kernel import EVENT_WORDS
 
-__all__ = ["PACKING_VERSION", "FeaturePart", "HomePart", "Item", "ItemKind", "ObservationPart", "PartHeader", "peek_header"]
+__all__ = [
+    "PACKING_VERSION",
+    "FeaturePart",
+    "HomePart",
+    "Item",
+    "ItemKind",
+    "ObservationPart",
+    "PartHeader",
+    "join_home",
+    "peek_header",
+    "unpack_home",
+]
 
-PACKING_VERSION = 1
+PACKING_VERSION = 2
 _HEADER = struct.Struct("<BcHHHq")  # version, part type, home shard, part index, parts, batch
 _COUNTS = struct.Struct("<III")
+_SIZE = struct.Struct("<I")
 
 
 class ItemKind(IntEnum):
@@ -57,6 +70,17 @@ def peek_header(payload: bytes) -> tuple[bytes, PartHeader]:
     return part_type, PartHeader(home_shard, batch, index, parts)
 
 
+def join_home(home: bytes, companion: bytes) -> bytes:
+    """Join a packed home part and what travels beside it."""
+    return b"".join((home, companion, _SIZE.pack(len(home))))
+
+
+def unpack_home(payload: bytes) -> tuple[bytes, bytes]:
+    """Take apart what :func:`join_home` joined: the home part, still packed, and its companion."""
+    (size,) = _SIZE.unpack_from(payload, len(payload) - _SIZE.size)
+    return payload[:size], payload[size : -_SIZE.size]
+
+
 def _pack_blobs(blobs: Sequence[bytes]) -> bytes:
     sizes = np.fromiter(map(len, blobs), dtype=np.uint32, count=len(blobs))
     return sizes.tobytes() + b"".join(blobs)
@@ -85,6 +109,7 @@ class Item:
     late: bool = False
     timestamp_ms: int = 0
     features: NDArray[np.float64] | None = None
+    transaction: Transaction | None = None  # decoded from ``body``; does not travel
 
 
 @dataclass(slots=True)

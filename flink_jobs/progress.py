@@ -21,7 +21,6 @@ class Progress:
 
     out_of_orderness_ms: int
     idle_ms: int
-    batch: int = 0
     newest: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def is_late(self, partition: int, event_time_ms: int, append_time_ms: int) -> bool:
@@ -42,9 +41,8 @@ class Progress:
 
     def pack(self) -> bytes:
         entries = (_ENTRY.pack(partition, *times) for partition, times in sorted(self.newest.items()))
-        return self.batch.to_bytes(8, "little") + b"".join(entries)
+        return b"".join(entries)
 
     def restore(self, data: bytes) -> None:
         """Take over what :meth:`pack` wrote."""
-        self.batch = int.from_bytes(data[:8], "little")
-        self.newest = {partition: (event, append) for partition, event, append in _ENTRY.iter_unpack(data[8:])}
+        self.newest = {partition: (event, append) for partition, event, append in _ENTRY.iter_unpack(data)}

@@ -23,7 +23,7 @@ from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.operators import LANES, InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from serving import ledger
@@ -34,7 +34,7 @@ _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 _INTS, _LONGS, _BLOBS = Types.OBJECT_ARRAY(Types.INT()), Types.OBJECT_ARRAY(Types.LONG()), Types.OBJECT_ARRAY(_BYTES)
 _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), _INTS, _INTS, _LONGS, _LONGS, _BLOBS, _BLOBS])])
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), _BYTES])])
-_OUT = Types.ROW_NAMED(["lane", "topics", "ks", "vs"], [Types.INT(), Types.OBJECT_ARRAY(Types.STRING()), _BLOBS, _BLOBS])
+_OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), _BYTES, _BYTES])
 
 _LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
 # 4 MiB: a dead letter repeats what came in, and a record of a batch may be as large as the broker takes
@@ -46,11 +46,14 @@ def _configuration(settings: JobSettings) -> Configuration:
         "python.execution-mode": "thread",  # Python inside the TaskManager: no process and no socket between it and the state
         "python.executable": sys.executable,
         "pipeline.max-parallelism": settings.max_parallelism,
-        "execution.buffer-timeout.interval": "1 ms",  # the default of 100 ms would be most of the latency
+        # the default of 100 ms would be most of the latency; what the operators put out is sent at once, see ``build``
+        "execution.buffer-timeout.interval": "5 ms",
         "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
         "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.incremental": "true",
+        # aligned: with unaligned barriers a checkpoint could split a batch, which ``infer`` relies on never to happen
+        "execution.checkpointing.unaligned.enabled": "false",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "state.backend.type": "rocksdb",
         "table.exec.uid.generation": "ALWAYS",
@@ -80,23 +83,38 @@ SCORING = Operators(IngestOperator, ObserveOperator, InferOperator)
 def build(table_env: StreamTableEnvironment, settings: JobSettings, operators: Operators = SCORING) -> None:
     """Lay out the job on an environment; nothing runs before its ``execute``."""
     shards = settings.core.shards
-    keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(key, settings.max_parallelism))
+    keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_row_of(key), settings.max_parallelism))
+    window_keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_binary_row_of(key), settings.max_parallelism))
     core = settings.core
-    batches = _batches(table_env, settings, keys)
-    ingested = _keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest")
-    observed = _keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe")
+    batches = _batches(table_env, settings, keys, window_keys)
+    ingested = _keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest").set_buffer_timeout(0)
+    observed = _keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe").set_buffer_timeout(0)
     controlled = observed.union(_control(table_env, settings, keys))
     scored = _keyed(controlled).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
     _write(table_env, scored, settings)
 
 
-def _key_group(key: int, max_parallelism: int) -> int:
-    """Key group of an integer key, asked of Flink itself."""
+def _key_group(row: Any, max_parallelism: int) -> int:
+    """Key group of a key, asked of Flink itself."""
+    return int(get_gateway().jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup(row, max_parallelism))
+
+
+def _row_of(key: int) -> Any:
+    """An integer as a key of the operators."""
     gateway = get_gateway()
     fields = gateway.new_array(gateway.jvm.Object, 1)
     fields[0] = key
-    row = gateway.jvm.org.apache.flink.types.Row.of(fields)
-    return int(gateway.jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup(row, max_parallelism))
+    return gateway.jvm.org.apache.flink.types.Row.of(fields)
+
+
+def _binary_row_of(key: int) -> Any:
+    """An integer as a key of SQL, which hashes another way."""
+    data = get_gateway().jvm.org.apache.flink.table.data
+    row = data.binary.BinaryRowData(1)
+    writer = data.writer.BinaryRowWriter(row)
+    writer.writeInt(0, key)
+    writer.complete()
+    return row
 
 
 def _keyed(stream: DataStream) -> KeyedStream:
@@ -125,8 +143,11 @@ def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, set
     )
 
 
-def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int]) -> DataStream:
+def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int], window_keys: list[int]) -> DataStream:
     """Records of transactions and labels, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival.
+
+    ``keys`` and ``window_keys`` stand for the shards in the operators and in the window: the two hash differently, and a shard
+    should be gathered where it is processed.
 
     One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 does not copy what it gathers, so rows,
     strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
@@ -134,15 +155,15 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
-        f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, arrival,
+        f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, {_key_of(shard, window_keys)} AS window_key, arrival,
             CASE WHEN topic = '{ledger.LABELS}' THEN 1 ELSE 0 END AS is_label, `partition`, `offset`,
             EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v FROM records_in"""
     )
     batches = table_env.sql_query(
-        f"""SELECT {_key_of("shard", keys)}, ROW(shard, ARRAY_AGG(is_label), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`), ARRAY_AGG(ts),
-                ARRAY_AGG(k), ARRAY_AGG(v))
+        f"""SELECT {_key_of("MIN(shard)", keys)}, ROW(MIN(shard), ARRAY_AGG(is_label), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`),
+                ARRAY_AGG(ts), ARRAY_AGG(k), ARRAY_AGG(v))
             FROM TABLE(TUMBLE(TABLE records_by_shard, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
-            GROUP BY window_start, window_end, shard"""
+            GROUP BY window_start, window_end, window_key"""
     )
     return table_env.to_append_stream(batches, _BATCH)
 
@@ -166,7 +187,7 @@ def _key_of(column: str, keys: list[int]) -> str:
 def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobSettings) -> None:
     table_env.create_temporary_view("scored", table_env.from_data_stream(scored))
     _sink_table(
-        table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"}
+        table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "2"}
     )
     exactly_once = {
         "sink.delivery-guarantee": "exactly-once",
@@ -176,9 +197,9 @@ def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobS
     }
     _sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, exactly_once)
     statements = table_env.create_statement_set()
-    each = "FROM scored CROSS JOIN UNNEST(ks) WITH ORDINALITY AS record(k, n)"
-    statements.add_insert_sql(f"INSERT INTO fast_lane SELECT k, vs[n] {each} WHERE lane = {LANES.index('fast')}")
-    statements.add_insert_sql(f"INSERT INTO ledger SELECT k, vs[n], topics[n] {each} WHERE lane = {LANES.index('ledger')}")
+    # a row a record: gathering a batch in one row and unnesting it here copies the whole batch for each of its records
+    statements.add_insert_sql(f"INSERT INTO fast_lane SELECT k, v FROM scored WHERE topic = '{ledger.DECISIONS}'")
+    statements.add_insert_sql("INSERT INTO ledger SELECT k, v, topic FROM scored")
     statements.attach_as_datastream()
 
 

@@ -266,22 +266,22 @@ def _decode(data: NDArray[np.uint8], person: bool) -> Any:
     return at, state
 
 
-def encode_state(state: NDArray[np.int64], kind: Kind) -> bytes:
+def encode_state(state: NDArray[np.int64], kind: int) -> bytes:
     """Encode an entity's state."""
     entries = int(state[k.H_LOG] + state[k.H_LABELS] + state[k.H_SEEN] + state[k.H_BUCKETS])
     out = np.empty(2 + k.HEADER * _MAX_VARINT + entries * _MAX_ENTRY, dtype=np.uint8)
-    size = int(_encode(state, int(kind), out))
+    size = int(_encode(state, kind, out))
     return out[:size].tobytes()
 
 
-def decode_state(data: bytes, kind: Kind) -> NDArray[np.int64]:
+def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
     """Decode an entity's state; raises ValueError when it is not one of this kind and version, or is cut short."""
-    if len(data) < 2 or data[0] != STATE_VERSION or data[1] != int(kind):
-        raise ValueError(f"not a version {STATE_VERSION} state of a {kind.name.lower()}: starts with {data[:2].hex() or 'nothing'}")
+    if len(data) < 2 or data[0] != STATE_VERSION or data[1] != kind:
+        raise ValueError(f"not a version {STATE_VERSION} state of a {Kind(kind).name.lower()}: starts with {data[:2].hex() or 'nothing'}")
     # a copy in a bytearray, because the compiled signature takes writable memory
     end, state = _decode(np.frombuffer(bytearray(data), dtype=np.uint8), kind in (Kind.CARD, Kind.USER))
     if end != len(data):
-        raise ValueError(f"state of a {kind.name.lower()} is damaged: {len(data)} bytes")
+        raise ValueError(f"state of a {Kind(kind).name.lower()} is damaged: {len(data)} bytes")
     return state
 
 

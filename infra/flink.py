@@ -86,7 +86,9 @@ def taskmanager_command(plan: Plan, name: str, metrics_port: int, java_home: Pat
         f"-Xmx{heap}m",
         f"-XX:MaxDirectMemorySize={_FRAMEWORK_OFF_HEAP + _TASK_OFF_HEAP + _NETWORK}m",
         f"-XX:MaxMetaspaceSize={_METASPACE}m",
-        "-XX:+UseG1GC",
+        "-XX:+UseSerialGC",
+        # the time goes into Python; the optimising compiler took a third of two cores for the first minutes and gained nothing after
+        "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",
     )
     own = (

@@ -49,7 +49,7 @@ _SUBMIT_TIMEOUT_S = 240.0
 _SAVEPOINT_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 _KEY_BYTES = 32
-SHARDS = 4
+SHARDS = 2  # of the local stack: the fewer, the larger the batches; a job cannot have more subtasks than shards
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 from fraud.errors import InvalidEvent
 
-__all__ = ["AvroType", "Decoder", "Encoder", "compile_decoder", "compile_encoder"]
+__all__ = ["AvroType", "Decoder", "Encoder", "compile_decoder", "compile_encoder", "compile_splicer"]
 
 # A parsed .avsc: a name, a union (list) or a definition (dict).
 AvroType = str | list[Any] | dict[str, Any]
@@ -119,6 +119,17 @@ def compile_encoder(schema: AvroType, blank: Sequence[str] = ()) -> Encoder:
     Raises:
         TypeError: a schema outside the supported subset, or a blank field that is not nullable.
     """
+    encoder: Encoder = _compile_writer("def encode(header, record):", schema, blank, None)
+    return encoder
+
+
+def compile_splicer(schema: AvroType, spliced: str) -> Callable[[bytes, Any, bytes], bytes]:
+    """Compile a writer to which the encoding of one field, given by its dotted name, is handed as a third argument."""
+    splicer: Callable[[bytes, Any, bytes], bytes] = _compile_writer("def encode(header, record, spliced):", schema, (), spliced)
+    return splicer
+
+
+def _compile_writer(signature: str, schema: AvroType, blank: Sequence[str], spliced: str | None) -> Any:
     source = _Source(
         {
             "double": _LITTLE_DOUBLE.pack,
@@ -128,15 +139,14 @@ def compile_encoder(schema: AvroType, blank: Sequence[str] = ()) -> Encoder:
             "SOME_LONG": {value: b"\x02" + encoded for value, encoded in _SMALL_LONG.items()},
         }
     )
-    source.add(0, "def encode(header, record):")
+    source.add(0, signature)
     source.add(1, "out = [header]", "add = out.append")
-    writer = _WriterEmitter(source, blank)
+    writer = _WriterEmitter(source, blank, spliced)
     writer.emit(schema, "record", 1, "")
     if writer.unblanked:
         raise TypeError(f"not nullable fields, so they cannot be blanked: {', '.join(sorted(writer.unblanked))}")
     source.add(1, "return b''.join(out)")
-    encoder: Encoder = source.build("encode")
-    return encoder
+    return source.build("encode")
 
 
 class _Names:
@@ -279,8 +289,9 @@ class _ReaderEmitter:
 class _WriterEmitter:
     """Emits statements that append the encoding of an expression to ``out``; ``prefix`` is the union branch to put before it."""
 
-    def __init__(self, source: _Source, blank: Sequence[str]) -> None:
+    def __init__(self, source: _Source, blank: Sequence[str], spliced: str | None) -> None:
         self._source = source
+        self._spliced = spliced
         self.unblanked = set(blank)
         self._names = _Names()
 
@@ -290,6 +301,9 @@ class _WriterEmitter:
         emit = getattr(self, f"_emit_{kind}", None)
         if emit is None:
             raise TypeError(f"{path}: the type {kind!r} is not supported")
+        if path and path == self._spliced:
+            self._source.add(depth, "add(spliced)")
+            return
         emit(resolved, value, depth, path, prefix)
 
     def _emit_string(self, _: AvroType, value: str, depth: int, path: str, prefix: bytes) -> None:

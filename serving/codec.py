@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from fraud.errors import InvalidEvent
 from fraud.events import Label, Transaction
-from serving.avro_compiler import Decoder, Encoder, compile_decoder, compile_encoder
+from serving.avro_compiler import Decoder, Encoder, compile_decoder, compile_encoder, compile_splicer
 from serving.avro_foreign import foreign_decoder
 from serving.records import Alert, DeadLetter, Decision, LabelApplied, ModelVersion, RuleSetVersion
 from serving.schemas import CLASSES, SCHEMAS, canonical_form, load_schema
@@ -34,6 +34,7 @@ _BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address",)
 
 _DECODERS: Mapping[str, Decoder] = {name: compile_decoder(load_schema(name), CLASSES) for name in SCHEMAS}
 _ENCODERS: Mapping[str, Encoder] = {name: compile_encoder(load_schema(name), _BLANK.get(name, ())) for name in SCHEMAS}
+_encode_decision_around = compile_splicer(load_schema("decision"), "transaction")
 _decode_own_transaction = _DECODERS["transaction"]
 
 
@@ -111,8 +112,13 @@ class Codec:
         """Decode a value of the topic ``labels``."""
         return cast(Label, self._decode("label", value))
 
-    def encode_decision(self, decision: Decision) -> bytes:
-        """Encode a decision; the raw address of its transaction is written as null whatever it holds."""
+    def encode_decision(self, decision: Decision, transaction: bytes | None = None) -> bytes:
+        """Encode a decision; the raw address of its transaction is written as null whatever it holds.
+
+        ``transaction`` is what :meth:`encode_transaction` made of the decision's transaction, sanitised; it is then not encoded again.
+        """
+        if transaction is not None and transaction[:_HEADER_BYTES] == self._transaction_frame:
+            return _encode_decision_around(self._frames["decision"], decision, transaction[_HEADER_BYTES:])
         return self._encode("decision", decision)
 
     def decode_decision(self, value: bytes | None) -> Decision:

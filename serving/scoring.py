@@ -145,9 +145,9 @@ def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Seque
     table = model.contributions(features[asked])
     explained = {}
     for i, row in zip(asked, table, strict=True):
-        values = row[:-1].tolist()
-        used = [Contribution(int(feature), value) for feature, value in zip(model.columns, values, strict=True) if value != 0.0]
-        explained[i] = (used, float(row[-1]))
+        used = np.flatnonzero(row[:-1])
+        features_used, values = model.columns[used].tolist(), row[used].tolist()
+        explained[i] = (list(map(Contribution, features_used, values)), float(row[-1]))
     return explained
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flink_jobs.cores import OutRow, Part, Record
 from flink_jobs.entities import EntityLogs
+from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
@@ -41,8 +42,8 @@ class DictMap:
     def put(self, key: str, value: bytes) -> None:
         self.entries[key] = value
 
-    def remove(self, key: str) -> None:
-        self.entries.pop(key, None)
+    def put_all(self, entries: Mapping[str, bytes]) -> None:
+        self.entries.update(entries)
 
     def items(self) -> Iterable[tuple[str, bytes]]:
         return list(self.entries.items())
@@ -62,14 +63,18 @@ class Pipeline:
         self._random = random.Random(seed)
         self._now_ms = now_ms
         self._rules = rules
-        names = ("cards", "progress", "entities", "pending", "control")
+        names = ("cards", "entities", "control")
         self.maps = [{name: DictMap() for name in names} for _ in range(shards)]
         self._channels: dict[tuple[str, int, int], deque[bytes]] = defaultdict(deque)
         self._build()
+        self.checkpoint()
 
     def _build(self) -> None:
         def count(name: str, amount: int) -> None:
             self.counts[name] += amount
+
+        # a handover that is too small for what is in flight: some batches are taken from it and some decoded
+        handover = Handover(capacity=2)
 
         def logs() -> EntityLogs:
             return EntityLogs(Evaluator(), None, 100)
@@ -81,6 +86,7 @@ class Pipeline:
                 ENRICHER,
                 logs(),
                 Evaluator(),
+                handover,
                 shards=self.shards,
                 out_of_orderness_ms=60_000,
                 idle_ms=30_000,
@@ -97,17 +103,23 @@ class Pipeline:
                 VersionedRules(self.codec, self._rules),
                 VersionedModels(self.codec, None, None),
                 CATALOGUE,
+                handover,
                 blacklisted=lambda _tx: [],
                 count=count,
             )
             for _ in range(self.shards)
         ]
 
+    def checkpoint(self) -> list[OutRow]:
+        """What an aligned checkpoint does: everything that was sent before it passes through, then every state is kept."""
+        rows = self.drain()
+        self._kept = [{name: DictMap(entries.entries) for name, entries in maps.items()} for maps in self.maps]
+        return rows
+
     def crash(self) -> None:
-        """Forget everything but the states and what is in flight: a restore from a checkpoint taken now."""
-        for maps in self.maps:
-            for name, entries in maps.items():
-                maps[name] = DictMap(entries.entries)
+        """Forget what is in flight and go back to the states of the last checkpoint, with new operators."""
+        self._channels.clear()
+        self.maps = [{name: DictMap(entries.entries) for name, entries in maps.items()} for maps in self._kept]
         self._build()
 
     def send(self, shard: int, records: Sequence[Record]) -> None:

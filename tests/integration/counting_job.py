@@ -1,7 +1,7 @@
 """The scoring job's topology with operators that only count, so that a record lost, repeated, swapped or altered shows.
 
 ``ingest`` numbers the records of each card and sends each to the shard that its offset names, ``observe`` numbers the records of
-that shard and sends them home, ``infer`` writes both numbers with a digest of what was read, on both lanes.
+that shard and sends them home, ``infer`` writes both numbers with a digest of what was read.
 """
 
 from __future__ import annotations
@@ -77,10 +77,7 @@ class CountingInfer:
             if row["home"] != shard:
                 raise AssertionError(row)
             value = json.dumps({**row, "rules": rules and rules.decode()}).encode()
-            out += [
-                OutRow("fast", ledger.FAST_LANE, b"k", value),
-                OutRow("ledger", _topic_of(row), None if row["card"] is None else b"k", value),
-            ]
+            out.append(OutRow(_topic_of(row), None if row["card"] is None else b"k", value))
         return out
 
     def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
