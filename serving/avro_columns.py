@@ -94,18 +94,20 @@ class ColumnReader:
     def __init__(
         self, ours: dict[str, Any], fields: Sequence[str], vectors: Mapping[str, int], writer: dict[str, Any] | None = None
     ) -> None:
-        self._fields = {name: _Field(name, i, *_lookup(ours, name)) for i, name in enumerate([*fields, *vectors])}
+        self._fields = {name: _Field(name, *_lookup(ours, name)) for name in (*fields, *vectors)}
         self._widths = dict(vectors)
         self._arrays = list(dict.fromkeys(f.array for f in self._fields.values() if f.array))
-        # items of an array stand in a table of their own; where they do, is a slot of their record
-        slots = {f.name: f.slot for f in self._fields.values()}
-        slots |= {name: 2 * (len(self._fields) + i) for i, name in enumerate(self._arrays)}
+        # items of arrays stand in a table of their own; where they do, is a slot of their record
+        in_rows = [*(name for name, f in self._fields.items() if not f.array), *self._arrays]
+        in_items = [name for name, f in self._fields.items() if f.array]
+        slots = {name: 2 * place for names in (in_rows, in_items) for place, name in enumerate(names)}
         if writer is not None:
             _Likeness(ours, writer).demand(ours, writer, ours["name"])
         compiler = _Compiler(slots, _names(writer or ours))
         compiler.record(writer or ours, "")
         self._program = np.array(compiler.program, dtype=np.int64)
-        self._words = 2 * len(slots)
+        self._slots = slots
+        self._row_words, self._item_words = 2 * len(in_rows), 2 * len(in_items)
         self._absent = slots.keys() - compiler.found
         for name in self._absent:
             if name not in self._fields or self._fields[name].default is _REQUIRED:
@@ -120,10 +122,10 @@ class ColumnReader:
         data = np.frombuffer(buffer, dtype=np.uint8)
         if len(starts) and (starts.min() < 0 or ends.max() > len(data) or (ends < starts).any()):
             raise IndexError("a record outside the buffer")
-        rows = np.empty((len(starts), self._words), dtype=np.int64)
-        capacity, items, found = len(starts) * _ITEMS_PER_RECORD, np.empty((0, self._words), np.int64), -1
+        rows = np.empty((len(starts), self._row_words), dtype=np.int64)
+        capacity, found = len(starts) * _ITEMS_PER_RECORD, -1
         while found < 0:
-            items = np.empty((capacity if self._arrays else 0, self._words), dtype=np.int64)
+            items = np.empty((capacity if self._arrays else 0, self._item_words), dtype=np.int64)
             refused, found = avro_walk.walk(data, starts, ends, self._program, rows, items)
             capacity = 2 * capacity + 1
         if refused:
@@ -133,33 +135,30 @@ class ColumnReader:
     def _columns(self, data: Bytes, rows: Ints, items: Ints) -> Columns:
         of = {array: [f for f in self._fields.values() if f.array == array] for array in ("", *self._arrays)}
         frames = {}
-        for number, array in enumerate(self._arrays, start=len(self._fields)):
-            counts = rows[:, 2 * number + 1]
+        for array in self._arrays:
+            firsts, counts = (rows[:, self._slots[array] + word] for word in (0, 1))
             # items of one record are neighbours; with several arrays the table is shared, so each takes its own lines
-            lines = items if len(self._arrays) == 1 else items[_ranges(rows[:, 2 * number], counts)]
+            lines = items if len(self._arrays) == 1 else items[_ranges(firsts, counts)]
             columns = [self._series(f, data, lines).alias(f.name.removeprefix(f"{array}.")) for f in of[array]]
             frames[array] = pl.DataFrame([pl.Series("row", np.repeat(np.arange(len(rows)), counts)), *columns])
         return Columns(
             pl.DataFrame([self._series(f, data, rows) for f in of[""] if f.name not in self._widths]),
             frames,
-            {name: _gathered_vectors(data, rows, self._fields[name].slot, width) for name, width in self._widths.items()},
+            {name: _gathered_vectors(data, rows, self._slots[name], width) for name, width in self._widths.items()},
         )
 
     def _series(self, wanted: _Field, data: Bytes, lines: Ints) -> pl.Series:
         if wanted.name in self._absent:
             return pl.Series(wanted.name, [wanted.default], dtype=wanted.dtype).new_from_index(0, len(lines))
-        values, seconds = lines[:, wanted.slot], lines[:, wanted.slot + 1]
+        slot = self._slots[wanted.name]
         if wanted.type_ == "string":
-            return _strings(wanted.name, data, lines, wanted.slot)
+            return _strings(data, lines, slot).alias(wanted.name)
+        numbers = np.ascontiguousarray(lines[:, slot])
         if wanted.symbols:
-            return pl.Series(wanted.name, np.array(wanted.symbols, dtype=object)[values], dtype=pl.String)
-        numbers = np.ascontiguousarray(values)
-        series = pl.Series(wanted.name, numbers.view(np.float64) if wanted.type_ == "double" else numbers).cast(wanted.dtype)
-        if not wanted.nullable:
-            return series
-        return pl.DataFrame({"value": series, "known": seconds != NULL}).select(
-            pl.when("known").then("value").otherwise(None).alias(wanted.name)
-        )[wanted.name]
+            return pl.Series(wanted.name, wanted.symbols, dtype=pl.String).gather(numbers)
+        type_ = pa.float64() if wanted.type_ == "double" else pa.int64()
+        array = pa.Array.from_buffers(type_, len(lines), [_bitmap(lines[:, slot + 1]), pa.py_buffer(numbers)])
+        return cast(pl.Series, pl.from_arrow(array)).alias(wanted.name).cast(wanted.dtype)
 
 
 # Schemas
@@ -170,18 +169,18 @@ _DTYPES: dict[str, Any] = {"string": pl.String, "long": pl.Int64, "int": pl.Int6
 
 
 class _Field:
-    """A chosen field: where in the table it is put, and what our schema says of it."""
+    """A chosen field: what our schema says of it."""
 
-    def __init__(self, name: str, position: int, array: str, type_: Any, default: Any) -> None:
-        self.name, self.slot, self.array, self.default = name, 2 * position, array, default
-        self.nullable = isinstance(type_, list)
+    def __init__(self, name: str, array: str, type_: Any, default: Any) -> None:
+        self.name, self.array, self.default = name, array, default
+        nullable = isinstance(type_, list)
         inner = type_[1] if isinstance(type_, list) else type_
         self.symbols: list[str] = inner["symbols"] if isinstance(inner, dict) and inner["type"] == "enum" else []
         self.type_: str = "string" if self.symbols else inner if isinstance(inner, str) else inner["type"]
         self.dtype = _DTYPES.get(self.type_, pl.Null)
         if self.symbols:
             self.type_ = "enum"
-            if self.nullable:
+            if nullable:
                 raise NotCovered(f"{name}: an enumeration that may be null")
         elif self.type_ not in _DTYPES and not (self.type_ == "array" and inner["items"] == "double"):
             raise NotCovered(f"{name}: columns are not read of {self.type_}")
@@ -361,16 +360,20 @@ def _gathered_vectors(data: Bytes, rows: Ints, slot: int, width: int) -> NDArray
     return vectors
 
 
-def _strings(name: str, data: Bytes, lines: Ints, slot: int) -> pl.Series:
+def _strings(data: Bytes, lines: Ints, slot: int) -> pl.Series:
     lengths = lines[:, slot + 1]
     offsets = np.zeros(len(lines) + 1, dtype=np.int64)
     np.cumsum(np.maximum(lengths, 0), out=offsets[1:])
     out = np.empty(int(offsets[-1]), dtype=np.uint8)
     avro_walk.gather(data, lines, slot, offsets, out)
-    known = lengths != NULL
-    bitmap = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-    array = pa.LargeStringArray.from_buffers(len(lines), pa.py_buffer(offsets), pa.py_buffer(out), bitmap)
-    return cast(pl.Series, pl.from_arrow(array)).alias(name)
+    array = pa.LargeStringArray.from_buffers(len(lines), pa.py_buffer(offsets), pa.py_buffer(out), _bitmap(lengths))
+    return cast(pl.Series, pl.from_arrow(array))
+
+
+def _bitmap(seconds: Ints) -> pa.Buffer | None:
+    """Arrow's bitmap of what is not null; None where nothing is."""
+    known = seconds != NULL
+    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
 
 
 def _ranges(firsts: Ints, counts: Ints) -> Ints:
