@@ -21,12 +21,12 @@ from serving.avro_foreign import foreign_decoder
 from serving.records import Alert, DeadLetter, Decision, LabelApplied, ModelVersion, RuleSetVersion
 from serving.schemas import CLASSES, SCHEMAS, canonical_form, load_schema
 
-__all__ = ["MAX_VALUE_BYTES", "Codec", "frame", "writer_id"]
+__all__ = ["HEADER_BYTES", "MAX_VALUE_BYTES", "Codec", "frame", "writer_id"]
 
 # A transaction is about 300 bytes and a decision about 2 KB; what is a hundred times that is not one of them.
 MAX_VALUE_BYTES = 256 * 1024
 
-_HEADER_BYTES = 5
+HEADER_BYTES = 5
 _MAGIC = 0
 
 # The decision of record never carries the raw address, whoever builds it.
@@ -53,11 +53,11 @@ def writer_id(value: bytes | None, max_value_bytes: int = MAX_VALUE_BYTES) -> in
         raise InvalidEvent("null_value", "the record has no value")
     if len(value) > max_value_bytes:
         raise InvalidEvent("too_large", f"{len(value)} bytes, more than {max_value_bytes}")
-    if len(value) < _HEADER_BYTES:
+    if len(value) < HEADER_BYTES:
         raise InvalidEvent("too_short", f"{len(value)} bytes")
     if value[0] != _MAGIC:
         raise InvalidEvent("bad_magic", f"the first byte is {value[0]}, not {_MAGIC}")
-    return int.from_bytes(value[1:_HEADER_BYTES], "big")
+    return int.from_bytes(value[1:HEADER_BYTES], "big")
 
 
 def _no_other_schema(schema_id: int) -> str:
@@ -90,7 +90,7 @@ class Codec:
         self._frames = {name: frame(schema_id) for name, schema_id in schema_ids.items()}
         self._transaction_frame = self._frames["transaction"]
         self._writer_schema = writer_schema or _no_other_schema
-        self._max_value_bytes = max_value_bytes
+        self.max_value_bytes = max_value_bytes
         # By schema name and writer's id; bounded by the number of schemas that the registry holds.
         self._foreign: dict[tuple[str, int], Decoder | InvalidEvent] = {}
 
@@ -100,8 +100,8 @@ class Codec:
 
     def decode_transaction(self, value: bytes | None) -> Transaction:
         """Decode a value of the topic ``transactions``."""
-        if value is not None and value[:_HEADER_BYTES] == self._transaction_frame and len(value) <= self._max_value_bytes:
-            return cast(Transaction, _decode_own_transaction(value, _HEADER_BYTES))
+        if value is not None and value[:HEADER_BYTES] == self._transaction_frame and len(value) <= self.max_value_bytes:
+            return cast(Transaction, _decode_own_transaction(value, HEADER_BYTES))
         return cast(Transaction, self._decode("transaction", value))
 
     def encode_label(self, label: Label) -> bytes:
@@ -165,20 +165,44 @@ class Codec:
         """Decode a value of the topic ``models``."""
         return cast(ModelVersion, self._decode("model", value))
 
+    def schema_id(self, name: str) -> int:
+        """Id of our version of a schema."""
+        return self._ids[name]
+
+    def writer_schema(self, name: str, schema_id: int) -> dict[str, Any]:
+        """The schema of that id, parsed, as one whose records ``decode_*`` reads as ours.
+
+        Raises:
+            InvalidEvent: ``unknown_schema_id``, or ``wrong_schema`` when it does not read them.
+        """
+        if schema_id == self._ids[name]:
+            return load_schema(name)
+        self._decoder(name, schema_id)
+        schema: dict[str, Any] = json.loads(self._writer_schema(schema_id))
+        return schema
+
+    def rewritten(self, name: str, value: bytes | None) -> bytes:
+        """What a value of any version says, written with our version of the schema, each array in one block."""
+        return self._encode(name, self._decode(name, value))
+
     def _encode(self, name: str, record: Any) -> bytes:
         return _ENCODERS[name](self._frames[name], record)
 
     def _decode(self, name: str, value: bytes | None) -> Any:
-        schema_id = writer_id(value, self._max_value_bytes)
+        schema_id = writer_id(value, self.max_value_bytes)
         assert value is not None  # writer_id has raised
         if schema_id == self._ids[name]:
-            return _DECODERS[name](value, _HEADER_BYTES)
+            return _DECODERS[name](value, HEADER_BYTES)
+        return self._decoder(name, schema_id)(value, HEADER_BYTES)
+
+    def _decoder(self, name: str, schema_id: int) -> Decoder:
+        """The decoder for what another version has written, kept; a refusal is kept as well."""
         decoder = self._foreign.get((name, schema_id))
         if decoder is None:
             decoder = self._foreign[name, schema_id] = self._foreign_decoder(name, schema_id)
         if isinstance(decoder, InvalidEvent):
             raise InvalidEvent(decoder.code, decoder.detail)
-        return decoder(value, _HEADER_BYTES)
+        return decoder
 
     def _foreign_decoder(self, name: str, schema_id: int) -> Decoder | InvalidEvent:
         text = self._writer_schema(schema_id)

@@ -24,11 +24,28 @@ from fraud.events import Kind, hash64
 from fraud.geo import MISSING, pack_country
 from fraud.vector import all_event_features, channel_flags
 
-__all__ = ["Backfill", "LabelTable", "event_matrix", "file_order", "label_table", "ledger_order", "run"]
+__all__ = [
+    "EVENT_FIELDS",
+    "Backfill",
+    "LabelTable",
+    "event_matrix",
+    "file_order",
+    "label_table",
+    "ledger_order",
+    "mapped",
+    "run",
+    "tenant_hashes",
+]
 
 Ints = NDArray[np.int64]
 _ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
 _LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
+# what event_matrix reads of a transaction
+EVENT_FIELDS = (
+    *("tenant_id", "transaction_id", "card_id", "user_id", "merchant_id", "device_id", "ip_hash", "event_time_ms", "amount_minor"),
+    *("currency", "lat", "lon", "billing_lat", "billing_lon", "ip_lat", "ip_lon", "country", "ip_country", "card_country"),
+    *("merchant_country", "merchant_mcc", "card_age_days", "declined", "channel"),
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,7 +69,7 @@ class Backfill:
     label_seqs: Ints
 
 
-def _mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> Ints:
+def mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> Ints:
     """Apply ``function`` once to each distinct value; ``missing`` for null."""
     distinct = values.unique().drop_nulls()
     table = pl.DataFrame(
@@ -62,8 +79,9 @@ def _mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> 
     return joined.fill_null(missing).to_numpy().astype(np.int64, copy=False)
 
 
-def _hashes(frame: pl.DataFrame, column: str) -> Ints:
-    return _mapped(frame.select(pl.concat_str("tenant_id", column, separator="|").alias("id"))["id"], hash64, 0)
+def tenant_hashes(frame: pl.DataFrame, column: str) -> Ints:
+    """Hash of each id within its tenant (:func:`fraud.vector.tenant_hash`); 0 where there is none."""
+    return mapped(frame.select(pl.concat_str("tenant_id", column, separator="|").alias("id"))["id"], hash64, 0)
 
 
 def _e6(frame: pl.DataFrame, lat: str, lon: str) -> tuple[Ints, Ints]:
@@ -91,7 +109,7 @@ def event_matrix(frame: pl.DataFrame) -> Ints:
         (k.E_DEVICE, "device_id"),
         (k.E_IP, "ip_hash"),
     ):
-        matrix[:, word] = _hashes(frame, column)
+        matrix[:, word] = tenant_hashes(frame, column)
     matrix[:, k.E_LAT], matrix[:, k.E_LON] = _e6(frame, "lat", "lon")
     matrix[:, k.E_BILL_LAT], matrix[:, k.E_BILL_LON] = _e6(frame, "billing_lat", "billing_lon")
     matrix[:, k.E_IP_LAT], matrix[:, k.E_IP_LON] = _e6(frame, "ip_lat", "ip_lon")
@@ -101,11 +119,11 @@ def event_matrix(frame: pl.DataFrame) -> Ints:
         (k.E_CARD_COUNTRY, "card_country"),
         (k.E_MERCHANT_COUNTRY, "merchant_country"),
     ):
-        matrix[:, word] = _mapped(frame[column], pack_country, 0)
+        matrix[:, word] = mapped(frame[column], pack_country, 0)
     matrix[:, k.E_MCC] = _integers(frame["merchant_mcc"])
     matrix[:, k.E_CARD_AGE] = _integers(frame["card_age_days"])
     declined = frame["declined"].cast(pl.Int64).fill_null(0).to_numpy() * k.FLAG_DECLINED
-    matrix[:, k.E_FLAGS] = _mapped(frame["channel"], channel_flags, 0) | declined
+    matrix[:, k.E_FLAGS] = mapped(frame["channel"], channel_flags, 0) | declined
     return matrix
 
 
@@ -113,9 +131,9 @@ def label_table(frame: pl.DataFrame) -> LabelTable:
     """Turn a frame of :class:`fraud.events.Label` columns, in order of arrival, into arrays."""
     facts = np.empty((frame.height, 3), dtype=np.int64)
     facts[:, 0] = frame["transaction_time_ms"].to_numpy()
-    facts[:, 1] = _hashes(frame, "transaction_id")
+    facts[:, 1] = tenant_hashes(frame, "transaction_id")
     facts[:, 2] = frame["is_fraud"].cast(pl.Int64).to_numpy()
-    entities = np.stack([_hashes(frame, column) for column in ("card_id", "user_id", "merchant_id")], axis=1)
+    entities = np.stack([tenant_hashes(frame, column) for column in ("card_id", "user_id", "merchant_id")], axis=1)
     return LabelTable(facts, frame["label_time_ms"].to_numpy().astype(np.int64), entities)
 
 

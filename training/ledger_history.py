@@ -6,7 +6,8 @@ stream recorded, so that both can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +16,31 @@ from numpy.typing import NDArray
 
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE
+from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, hash64
-from fraud.vector import event_row
 from serving import ledger
+from serving.avro_columns import Columns
 from serving.codec import Codec
-from serving.records import Decision, LabelApplied
-from training.backfill import LabelTable
+from serving.column_decoder import ColumnDecoder
+from training.backfill import EVENT_FIELDS, LabelTable, event_matrix, mapped, tenant_hashes
 
 __all__ = ["IncompleteLedger", "LedgerHistory", "load"]
 
 Ints = NDArray[np.int64]
-_KIND = {name: Kind(i) for i, name in enumerate(KINDS)}
+_KIND = {name: i for i, name in enumerate(KINDS)}
 _LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
+_POSITIONS = ("entities.kind", "entities.seq")
+_TX = "transaction."
+_DECISION_FIELDS = (
+    *("decision_id", "tenant_id", "transaction_id", "event_time_ms", "catalogue_version", "outcome"),
+    *_POSITIONS,
+    *(f"{_TX}{name}" for name in EVENT_FIELDS),
+)
+_LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", *_POSITIONS, "entities.key")
+
+_BATCH = 4_000  # values decoded at a time: 8 MB of decisions, which keeps the work between two waits in the milliseconds
+_THREADS = 2
+_MAX_WAITING = 8  # batches
 
 
 class IncompleteLedger(ValueError):
@@ -73,72 +87,80 @@ def _check_numbers(kind: Kind, owners: Ints, seqs: Ints) -> None:
 
 
 def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHistory:
-    """Build the history from (topic, value) pairs of the topics ``fraud-events`` and ``labels-applied``."""
-    decisions: dict[str, Decision] = {}
-    applied: list[LabelApplied] = []
-    repeated = 0
-    for topic, value in records:
-        if topic == ledger.DECISIONS:
-            decision = codec.decode_decision(value)
-            repeated += decision.decision_id in decisions
-            decisions.setdefault(decision.decision_id, decision)
-        elif topic == ledger.LABELS_APPLIED:
-            applied.append(codec.decode_label_applied(value))
-    found = list(decisions.values())
+    """Build the history from (topic, value) pairs of the topics ``fraud-events`` and ``labels-applied``.
+
+    Values are decoded by threads while the next ones are read.
+
+    Raises:
+        InvalidEvent: a value is no record of its topic.
+    """
+    decoders = {
+        ledger.DECISIONS: ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size}),
+        ledger.LABELS_APPLIED: ColumnDecoder(codec, "label_applied", _LABEL_FIELDS),
+    }
+    waiting: dict[str, list[bytes | None]] = {topic: [] for topic in decoders}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        columns: dict[str, list[Future[Columns]]] = {topic: [] for topic in decoders}
+        for topic, value in records:
+            batch = waiting.get(topic)
+            if batch is None:
+                continue
+            batch.append(value)
+            if len(batch) == _BATCH:
+                columns[topic].append(pool.submit(decoders[topic].decode, batch))
+                waiting[topic] = []
+                if len(columns[topic]) > _MAX_WAITING:
+                    columns[topic][-_MAX_WAITING].result()  # reading is ahead of decoding: values must not pile up
+        for topic, batch in waiting.items():
+            columns[topic].append(pool.submit(decoders[topic].decode, batch))
+        decisions, applied = (Columns.concatenated([part.result() for part in columns.pop(topic)]) for topic in decoders)
+    return _history(decisions, applied)
+
+
+def _history(decisions: Columns, applied: Columns) -> LedgerHistory:
+    read = decisions.frame.height
+    seqs = _seqs(decisions)
+    recorded = decisions.vectors["features"]
+    first = decisions.frame["decision_id"].is_first_distinct()
+    frame = decisions.frame
+    if not first.all():
+        frame, kept = frame.filter(first), first.to_numpy()
+        seqs, recorded = seqs[kept], recorded[kept]
+    # another version of the catalogue served these, and its columns mean something else
+    recorded[(frame["catalogue_version"] != CATALOGUE.version).to_numpy()] = np.nan
     return LedgerHistory(
-        frame=_frame(found),
-        events=np.array([event_row(d.transaction) for d in found], dtype=np.int64).reshape(len(found), k.EVENT_WORDS),
-        recorded=_recorded(found),
-        event_seqs=_seqs(found),
+        frame=frame.select("tenant_id", "transaction_id", pl.col("transaction.card_id").alias("card_id"), "event_time_ms").with_columns(
+            frame["catalogue_version"], frame["outcome"]
+        ),
+        events=event_matrix(frame.select(pl.col(f"{_TX}{name}").alias(name) for name in EVENT_FIELDS)),
+        recorded=recorded,
+        event_seqs=seqs,
         labels=_labels(applied),
         label_seqs=_seqs(applied),
-        repeated=repeated,
+        repeated=read - frame.height,
     )
 
 
-def _recorded(decisions: list[Decision]) -> NDArray[np.float64]:
-    """Features as served; missing where another version of the catalogue served them, whose columns mean something else."""
-    recorded = np.full((len(decisions), CATALOGUE.size), np.nan)
-    for row, decision in enumerate(decisions):
-        if decision.catalogue_version == CATALOGUE.version:
-            recorded[row] = decision.features
-    return recorded
+def _kinds(items: pl.DataFrame) -> Ints:
+    kinds = items["kind"].replace_strict(_KIND, default=None, return_dtype=pl.Int64)
+    if kinds.has_nulls():
+        raise InvalidEvent("malformed", "an entity of a kind that we do not know")
+    return kinds.to_numpy()
 
 
-def _frame(decisions: list[Decision]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "tenant_id": [d.tenant_id for d in decisions],
-            "transaction_id": [d.transaction_id for d in decisions],
-            "card_id": [d.transaction.card_id for d in decisions],
-            "event_time_ms": [d.event_time_ms for d in decisions],
-            "catalogue_version": [d.catalogue_version for d in decisions],
-            "outcome": [d.outcome for d in decisions],
-        },
-        schema={
-            "tenant_id": pl.String,
-            "transaction_id": pl.String,
-            "card_id": pl.String,
-            "event_time_ms": pl.Int64,
-            "catalogue_version": pl.String,
-            "outcome": pl.String,
-        },
-    )
-
-
-def _seqs(records: Sequence[Decision | LabelApplied]) -> Ints:
-    seqs = np.full((len(records), len(Kind)), -1, dtype=np.int64)
-    for row, record in enumerate(records):
-        for position in record.entities:
-            seqs[row, _KIND[position.kind]] = position.seq
+def _seqs(columns: Columns) -> Ints:
+    items = columns.items["entities"]
+    seqs = np.full((columns.frame.height, len(Kind)), -1, dtype=np.int64)
+    seqs[items["row"].to_numpy(), _kinds(items)] = items["seq"].to_numpy()
     return seqs
 
 
-def _labels(applied: list[LabelApplied]) -> LabelTable:
-    facts = np.zeros((len(applied), 3), dtype=np.int64)
-    entities = np.zeros((len(applied), len(_LABELLED)), dtype=np.int64)
-    for row, label in enumerate(applied):
-        facts[row] = label.transaction_time_ms, hash64(f"{label.tenant_id}|{label.transaction_id}"), label.is_fraud
-        for position in label.entities:
-            entities[row, _LABELLED.index(_KIND[position.kind])] = hash64(position.key)
-    return LabelTable(facts, np.array([label.label_time_ms for label in applied], dtype=np.int64), entities)
+def _labels(applied: Columns) -> LabelTable:
+    frame, items = applied.frame, applied.items["entities"]
+    facts = np.stack([frame["transaction_time_ms"], tenant_hashes(frame, "transaction_id"), frame["is_fraud"].cast(pl.Int64)], axis=1)
+    kinds = _kinds(items)
+    if len(kinds) and kinds.max() >= len(_LABELLED):
+        raise InvalidEvent("malformed", "a label of an entity that holds none")
+    entities = np.zeros((frame.height, len(_LABELLED)), dtype=np.int64)
+    entities[items["row"].to_numpy(), kinds] = mapped(items["key"], hash64, 0)
+    return LabelTable(np.ascontiguousarray(facts, dtype=np.int64), frame["label_time_ms"].to_numpy(), entities)
