@@ -70,7 +70,7 @@ class PatternOperator(KeyedProcessFunction):
         )
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
-        partitions, payloads = value[1]
+        partitions, payloads = value
         now_ms = _now_ms()
         self._look_again(ctx, now_ms)
         yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], now_ms, self._maps))
@@ -89,7 +89,7 @@ class PatternOperator(KeyedProcessFunction):
 
     def _rows(self, alerts: Sequence[Alert]) -> Iterator[Row]:
         if alerts:
-            yield Row([alert.card_id.encode() for alert in alerts], [self._codec.encode_alert(alert) for alert in alerts])
+            yield Row(tuple(alert.card_id.encode() for alert in alerts), tuple(map(self._codec.encode_alert, alerts)))
 
 
 class _FlinkMap:
