@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["PATTERN_JOB_NAME", "PatternSettings"]
 
@@ -35,7 +36,15 @@ class PatternSettings(BaseModel):
     false_alarms_per_day: float = Field(default=0.1, gt=0.0)
     checkpoint_interval_ms: int = Field(default=10_000, ge=10)  # also how long an alert waits to be visible
     checkpoint_timeout_ms: int = Field(default=60_000, ge=1_000)
-    transaction_timeout_ms: int = Field(default=900_000, ge=1_000)  # as the scoring job's: outlives any restart
+    restart_budget_ms: int = Field(default=120_000, ge=0)  # as the scoring job's
+    transaction_timeout_ms: int = Field(default=900_000, ge=1_000)  # the broker's maximum by default
     transactional_id_prefix: str = "fraudguard-patterns"
     group_id: str = "fraudguard-patterns"
     restore_from: str | None = None
+
+    @model_validator(mode="after")
+    def _transactions_outlive_a_restart(self) -> Self:
+        needed = 3 * (self.checkpoint_timeout_ms + self.restart_budget_ms)
+        if self.transaction_timeout_ms < needed:
+            raise ValueError(f"transaction_timeout_ms is {self.transaction_timeout_ms}; a slow restart needs at least {needed}")
+        return self

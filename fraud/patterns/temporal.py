@@ -15,6 +15,7 @@ __all__ = ["night_bursts", "regular_spacing"]
 
 _MIN_EVENTS = 6
 _IRREGULAR = 0.5  # a script that waits at random is not regular, however many payments it makes
+_CLOCK_STEPS_MS = (60_000.0, 1_000.0)
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 _NIGHT_H = 5.0  # from midnight to five in the morning, solar time of the place
 _MS_PER_DEGREE = 240_000  # the sun moves 15 degrees an hour
@@ -26,26 +27,27 @@ def regular_spacing(scene: Scene) -> Iterator[Finding]:
     """Cards, devices and addresses whose payments come at equal intervals.
 
     Honest people are less regular than chance, never more.  Merchants are not tested: billing runs are regular by nature.  Where
-    a tenant's clocks are coarse (whole seconds), intervals are taken to be as irregular as the clock could hide.
+    all times are whole seconds or minutes, intervals are taken to be as irregular as such a clock could hide.
     """
     events = scene.events
-    if len(events) < _MIN_EVENTS:
-        return
-    resolution_ms = max(1, int(np.gcd.reduce(events.time_ms - events.time_ms[0])))
     for name, entities in (("card", events.card), ("device", events.device), ("ip", events.ip)):
         groups = scene.groups(name)
         tested = entities.counts() >= _MIN_EVENTS
         level = scene.level(int(tested.sum()))
         for code in np.flatnonzero(tested & (_variations(groups, events.time_ms, len(entities.names)) < _IRREGULAR)).tolist():
             members = groups.members(code)
-            gaps = np.diff(events.time_ms[members])
+            times_ms = events.time_ms[members]
+            gaps = np.diff(times_ms)
             mean = float(gaps.mean())
-            if mean <= resolution_ms:
-                continue
-            variation = max(float(gaps.std()), float(resolution_ms)) / mean
+            variation = max(float(gaps.std()), _resolution_ms(times_ms)) / mean
             log_p = regularity_tail(variation, len(gaps))
             if log_p <= level:
                 yield scene.finding("temporal.regular", name, entities.names[code], members, log_p, interval_ms=mean, variation=variation)
+
+
+def _resolution_ms(times_ms: Ints) -> float:
+    """The step of the clock that these times may have been read from."""
+    return next((step for step in _CLOCK_STEPS_MS if not (times_ms % step).any()), 1.0)
 
 
 def _variations(groups: Groups, time_ms: Ints, names: int) -> Floats:

@@ -42,6 +42,12 @@ def test_honest_traffic_raises_nothing_at_any_hour_and_any_rate(seed: int) -> No
         assert found(rows, start_ms) == []
 
 
+@pytest.mark.parametrize("step_ms", [1_000, 60_000])
+def test_honest_traffic_with_a_coarse_clock_raises_nothing(step_ms: int) -> None:
+    rows = [(row[0], row[1] - row[1] % step_ms, *row[2:]) for row in honest_rows(3, EVENTS, users=2_000)]
+    assert found(rows) == []  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_planted_attack_is_the_one_thing_found(name: str, seed: int) -> None:
