@@ -110,10 +110,10 @@ def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack
 
     # an attack that nothing follows is found when the ledger falls silent, over a stop with savepoint in its middle
     last, _, _ = plant("one_card", 2, start_ms=NOON_MS + 3 * WINDOW_MS)
-    write(stack, sorted([*shift(honest_rows(7, 3_000, users=10_000, merchants=800), 3 * WINDOW_MS), *last[:20]], key=lambda row: row[1]))
+    write(stack, sorted([*shift(honest_rows(7, 3_000, users=10_000, merchants=800), 3 * WINDOW_MS), *last[:8]], key=lambda row: row[1]))
     time.sleep(3.0)
     scoring_job.stop(stack.plan, with_savepoint=True, name=PATTERN_JOB_NAME)
-    write(stack, last[20:])
+    write(stack, last[8:])
     pattern_job.ensure_running(stack)
     found = wait_for(stack, sum(expected.values()) + 1)
     assert Counter(alert.reason for alert in found) == expected + Counter(PATTERN_FREQUENCY_CARD=1)
