@@ -72,16 +72,24 @@ def wait_for(stack: Stack, count: int) -> list[Alert]:
     return alerts(stack)
 
 
-def kill_its_taskmanager(stack: Stack) -> None:
-    """SIGKILL to the process that runs the job's Python operator."""
+def kill_its_taskmanager(stack: Stack) -> tuple[str, int]:
+    """SIGKILL to the process that runs the job; returns its name and pid."""
     state = scoring_job.state_of(stack.plan, PATTERN_JOB_NAME)
     job = read_json_url(f"{stack.addresses.flink_rest_url}/jobs/{state.job_id}")
     vertices = [read_json_url(f"{stack.addresses.flink_rest_url}/jobs/{state.job_id}/vertices/{v['id']}") for v in job["vertices"]]
     names = {subtask["taskmanager-id"] for vertex in vertices for subtask in vertex["subtasks"]}
     assert len(names) == 1, names
-    pid = load_records(stack.layout)[names.pop()].pid
+    name = names.pop()
+    pid = load_records(stack.layout)[name].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
+    return name, pid
+
+
+def restarts(stack: Stack, job_id: str | None) -> int:
+    """How often Flink has restarted the job: 0 would mean that the kill hit nothing."""
+    metrics = read_json_url(f"{stack.addresses.flink_rest_url}/jobs/{job_id}/metrics?get=numRestarts")
+    return int(metrics[0]["value"])
 
 
 def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack) -> None:
@@ -93,20 +101,21 @@ def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack
     state = pattern_job.ensure_running(stack, checkpoint_interval_ms=1_000, idle_ms=15_000)
     assert {c.name for c in stack.status().components if c.name.startswith("taskmanager")} == {"taskmanager-1", "taskmanager-2"}
     write(stack, plant("proxy", 5)[0], commit=False)  # an aborted attack never was
-    killed = False
+    victim: tuple[str, int] | None = None
     for at in range(0, len(rows), CHUNK):
         write(stack, rows[at : at + CHUNK])
-        if not killed and rows[at][1] > NOON_MS + WINDOW_MS * 3 // 2:
+        if victim is None and rows[at][1] > NOON_MS + WINDOW_MS * 3 // 2:
             time.sleep(2.5)  # a checkpoint holds the first half of the attacks
-            kill_its_taskmanager(stack)
-            killed = True
-    assert killed
+            victim = kill_its_taskmanager(stack)
+    assert victim is not None
     found = wait_for(stack, sum(expected.values()))
     assert Counter(alert.reason for alert in found) == expected
     assert {alert.source for alert in found} == {"cold"}
     truth = {row[0] for rows_of, _, _ in planted for row in rows_of}
     assert {alert.transaction_id for alert in found} <= truth
     assert scoring_job.state_of(stack.plan, PATTERN_JOB_NAME).job_id == state.job_id, "the job recovered by itself"
+    assert restarts(stack, state.job_id) >= 1
+    assert load_records(stack.layout)[victim[0]].pid != victim[1]
 
     # an attack that nothing follows is found when the ledger falls silent, over a stop with savepoint in its middle
     last, _, _ = plant("one_card", 2, start_ms=NOON_MS + 3 * WINDOW_MS)
