@@ -14,6 +14,7 @@ from fraud.patterns.window import Bools, Entities, Floats, Ints
 __all__ = ["Crowd", "card_testing", "merchant_rates", "merchants", "persons_and_devices"]
 
 _MIN_EVENTS = 10
+_MIN_DECLINES = 3
 _LEFT_OUT = 3  # of a small population the busiest three, which may be what is looked for
 
 
@@ -106,42 +107,33 @@ def card_testing(scene: Scene) -> Iterator[Finding]:
     """Merchants where many cards are tried with small amounts and declined beyond the tenant's own share.
 
     Given how many payments a merchant has, declines are what an honest crowd would share evenly, so a popular merchant is no
-    more suspect than a quiet one.  Small: half of the amounts below the tenant's lower quartile of that currency.
+    more suspect than a quiet one.  Only merchants of small amounts are tested: most of theirs are in the tenant's lowest quarter of
+    the currency.
     """
     events = scene.events
     counts, declines = events.merchant.counts(), events.merchant.counts(events.declined)
-    cards = events.merchant.distinct(events.card)
-    tested = counts >= scene.limits.min_cards
+    small = events.merchant.counts(_in_lowest_quarter(events.amount_minor, events.currency))
+    tested = (counts >= scene.limits.min_cards) & (2 * small > counts)
     level = scene.level(int(tested.sum()))
-    for code in np.flatnonzero(tested & (cards >= scene.limits.min_cards) & (declines >= 3)).tolist():
+    cards = events.merchant.distinct(events.card)
+    for code in np.flatnonzero(tested & (cards >= scene.limits.min_cards) & (declines >= _MIN_DECLINES)).tolist():
         members = scene.groups("merchant").members(code)
         chance = scene.share_elsewhere(events.declined, members)
         log_p = binomial_tail(int(declines[code]), int(counts[code]), chance)
-        if log_p <= level and (median := _small_median(scene, members)) is not None:
+        if log_p <= level:
             yield scene.finding(
                 "frequency.card_testing",
                 "merchant",
                 events.merchant.names[code],
                 members,
                 log_p,
-                median_minor=median,
+                small=int(small[code]),
                 expected_share=chance,
             )
 
 
-def _small_median(scene: Scene, members: Ints) -> float | None:
-    """Median amount of these events, if it is below the lower quartile of the tenant's other events of their currency."""
-    events = scene.events
-    currency = _most_common(events.currency, members)
-    of_currency = events.currency.codes == currency
-    inside = members[of_currency[members]]
-    of_currency[members] = False
-    median = float(np.median(events.amount_minor[inside]))
-    others = events.amount_minor[of_currency]
-    return median if len(others) and median < float(np.quantile(others, 0.25)) else None
-
-
-def _most_common(entities: Entities, members: Ints) -> int:
-    codes, counts = np.unique(entities.codes[members], return_counts=True)
-    names = sorted((-int(count), entities.names[code], int(code)) for code, count in zip(codes.tolist(), counts.tolist(), strict=True))
-    return names[0][2]
+def _in_lowest_quarter(amount_minor: Ints, currency: Entities) -> Bools:
+    """Which amounts are below the lower quartile of their currency."""
+    lower = [np.quantile(amount_minor[currency.codes == code], 0.25) for code in range(len(currency.names))]
+    below: Bools = amount_minor < np.array([*lower, -np.inf])[currency.codes]  # the last one is for those without a currency
+    return below
