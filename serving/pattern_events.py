@@ -141,8 +141,8 @@ def _objects(values: Sequence[str]) -> NDArray[np.object_]:
 
 
 def alert_of_finding(finding: Finding, events: WindowEvents) -> Alert:
-    """The alert of a finding: its newest event stands for it, the text names what was measured and its first transactions."""
-    at = finding.newest
+    """The alert of a finding: its newest risky event stands for it, the text names what was measured and some transactions."""
+    at = finding.stands_for
     card, user = events.card.names[events.card.codes[at]], int(events.user.codes[at])
     transaction_id = str(events.transaction_id[at])
     located = bool(events.located[at])

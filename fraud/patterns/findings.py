@@ -62,7 +62,8 @@ class Limits:
 class Finding:
     """One pattern: ``entity`` is of ``entity_kind``; ``log_p`` how improbable it is in honest traffic; ``events`` by index, in time.
 
-    ``evidence`` holds what was measured.  ``newest`` is the index of the event that stands for the finding.
+    ``evidence`` holds what was measured.  ``stands_for`` is the index of the newest risky event, else of the newest; the risky
+    ones come first in ``transaction_ids``, too, since honest payments may share a shop with the attack.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Finding:
     log_p: float
     severity: str
     events: Ints = field(repr=False)
+    stands_for: int
     transaction_ids: tuple[str, ...] = field(repr=False)
     evidence: Mapping[str, float]
 
@@ -83,11 +85,6 @@ class Finding:
         about = (self.tenant_id, self.kind, self.entity_kind, self.entity, str(self.start_ms), str(self.end_ms))
         digest = sha256("\0".join(about).encode()).hexdigest()
         return f"alert-{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
-
-    @property
-    def newest(self) -> int:
-        """Index of the last event."""
-        return int(self.events[-1])
 
 
 class Scene:
@@ -130,6 +127,8 @@ class Scene:
         events, limits = self.events, self.limits
         cards = len(np.unique(events.card.codes[members]))
         declined = int(events.declined[members].sum())
+        risky = self.risky[members]
+        by_risk = members[np.argsort(~risky, kind="stable")]
         steps = (cards >= limits.many_cards) + (2 * declined <= len(members)) + self.is_tilted(members)
         return Finding(
             kind=kind,
@@ -141,7 +140,8 @@ class Scene:
             log_p=log_p,
             severity=_SEVERITIES[steps],
             events=members,
-            transaction_ids=tuple(events.transaction_id[members[: limits.reported_ids]].tolist()),
+            stands_for=int(members[risky][-1] if risky.any() else members[-1]),
+            transaction_ids=tuple(events.transaction_id[by_risk[: limits.reported_ids]].tolist()),
             evidence={
                 "events": len(members),
                 "cards": cards,

@@ -166,6 +166,16 @@ def test_an_alert_names_what_was_measured_and_the_newest_transaction() -> None:
     assert rows[0][0] in alert.details
 
 
+def test_an_alert_shows_the_attack_and_not_the_shops_other_customers() -> None:
+    rows, _, _ = plant("testing", 0)
+    honest_customers = [(f"first-{n}", NOON_MS + n, *row[2:12], False, *row[13:]) for n, row in enumerate(rows[:6])]
+    honest_customers += [(f"last-{n}", NOON_MS + WINDOW_MS - 1 - n, *row[2:12], False, *row[13:]) for n, row in enumerate(rows[:6])]
+    events, findings = detect(window([*honest(0), *rows, *honest_customers]))  # type: ignore[list-item]
+    declined = {row[0] for row in rows if row[12]}
+    assert set(findings[0].transaction_ids) <= declined
+    assert alert_of_finding(findings[0], events).transaction_id in declined
+
+
 def test_poisson_tail_is_the_sum_of_its_terms() -> None:
     for mean in (0.3, 2.0, 11.5):
         for count in range(math.ceil(mean) + 1, 30):
