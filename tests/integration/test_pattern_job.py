@@ -86,12 +86,6 @@ def kill_its_taskmanager(stack: Stack) -> tuple[str, int]:
     return name, pid
 
 
-def restarts(stack: Stack, job_id: str | None) -> int:
-    """How often Flink has restarted the job: 0 would mean that the kill hit nothing."""
-    metrics = read_json_url(f"{stack.addresses.flink_rest_url}/jobs/{job_id}/metrics?get=numRestarts")
-    return int(metrics[0]["value"])
-
-
 def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack) -> None:
     clean = [shift(honest_rows(seed, 3_000, users=10_000, merchants=800), seed * WINDOW_MS) for seed in range(3)]
     planted = [plant(name, 1, start_ms=NOON_MS + WINDOW_MS) for name in PLANTED]
@@ -114,7 +108,6 @@ def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack
     truth = {row[0] for rows_of, _, _ in planted for row in rows_of}
     assert {alert.transaction_id for alert in found} <= truth
     assert scoring_job.state_of(stack.plan, PATTERN_JOB_NAME).job_id == state.job_id, "the job recovered by itself"
-    assert restarts(stack, state.job_id) >= 1
     assert load_records(stack.layout)[victim[0]].pid != victim[1]
 
     # an attack that nothing follows is found when the ledger falls silent, over a stop with savepoint in its middle
