@@ -19,12 +19,21 @@ __all__ = ["register"]
 
 def register(commands: Commands) -> None:
     """Add the commands."""
-    job = add_group(commands, "job", "the scoring job: state, savepoint, stop, start")
-    add_command(job, "status", _job_status, "state of the job and its tasks (exit status 1 unless all run)")
-    add_command(job, "savepoint", _job_savepoint, "write a savepoint while the job goes on")
+    job = add_group(commands, "job", "the Flink jobs: state, savepoint, stop, start")
+    status = add_command(job, "status", _job_status, "state of the job and its tasks (exit status 1 unless all run)")
+    save = add_command(job, "savepoint", _job_savepoint, "write a savepoint while the job goes on")
     stop = add_command(job, "stop", _job_stop, "stop the job with a savepoint, from which `job start` continues")
     stop.add_argument("--discard", action="store_true", help="without a savepoint: the next start begins with empty state")
-    add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
+    start = add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
+    start.add_argument("--window-s", type=int, metavar="N", help="of a first start of patterns: length of its windows (default 300)")
+    for parser in (status, save, stop, start):
+        parser.add_argument("job", nargs="?", choices=("score", "patterns"), default="score", help="which one (default score)")
+
+    patterns = add_group(commands, "patterns", "patterns over many events of the ledger")
+    scan = add_command(
+        patterns, "scan", _patterns_scan, "search the committed ledger, window by window (exit status 1 when anything is found)"
+    )
+    scan.add_argument("--window-s", type=int, default=300, metavar="N", help="length of the windows (default 300)")
 
     rules = add_group(commands, "rules", "the rules: list, validate, promote")
     add_command(rules, "list", _rules_list, "the rules in force")
@@ -48,10 +57,17 @@ def _stack() -> Stack:
     return Stack()
 
 
+def _job_name(arguments: argparse.Namespace) -> str:
+    from flink_jobs.pattern_settings import PATTERN_JOB_NAME  # noqa: PLC0415
+    from flink_jobs.settings import JOB_NAME  # noqa: PLC0415
+
+    return PATTERN_JOB_NAME if arguments.job == "patterns" else JOB_NAME
+
+
 def _job_status(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import state_of  # noqa: PLC0415
 
-    state = state_of(_stack().plan)
+    state = state_of(_stack().plan, _job_name(arguments))
     report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id or ''}  {state.tasks}"]))
     return GOOD if state.state == "RUNNING" and set(state.tasks) <= {"RUNNING", "FINISHED"} else FINDING
 
@@ -59,7 +75,7 @@ def _job_status(arguments: argparse.Namespace) -> int:
 def _job_savepoint(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import savepoint  # noqa: PLC0415
 
-    location = savepoint(_stack().plan, stop=False)
+    location = savepoint(_stack().plan, stop=False, name=_job_name(arguments))
     report({"savepoint": location}, as_json=arguments.json, people=lambda: print_lines([location]))
     return GOOD
 
@@ -67,18 +83,31 @@ def _job_savepoint(arguments: argparse.Namespace) -> int:
 def _job_stop(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import stop  # noqa: PLC0415
 
-    location = stop(_stack().plan, with_savepoint=not arguments.discard)
+    location = stop(_stack().plan, with_savepoint=not arguments.discard, name=_job_name(arguments))
     what = f"stopped with savepoint {location}" if location else "stopped; its state is given up"
     report({"stopped": True, "savepoint": location}, as_json=arguments.json, people=lambda: print_lines([what]))
     return GOOD
 
 
 def _job_start(arguments: argparse.Namespace) -> int:
-    from infra.scoring_job import ensure_running  # noqa: PLC0415
+    from infra import pattern_job, scoring_job  # noqa: PLC0415
 
-    state = ensure_running(_stack().plan, stopwatch())
+    if arguments.job == "patterns":
+        state = pattern_job.ensure_running(_stack(), stopwatch(), window_s=arguments.window_s)
+    else:
+        state = scoring_job.ensure_running(_stack().plan, stopwatch())
     report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
     return GOOD
+
+
+def _patterns_scan(arguments: argparse.Namespace) -> int:
+    from infra.pattern_job import scan  # noqa: PLC0415
+
+    found = scan(_stack().plan, window_s=arguments.window_s)
+    rows = [(alert.severity, alert.reason, alert.details) for alert in found.alerts]
+    title = f"{found.events} events in {found.windows} windows"
+    report(asdict(found), as_json=arguments.json, people=lambda: print_table(("severity", "reason", "details"), rows, title=title))
+    return FINDING if found.alerts else GOOD
 
 
 def _rules_list(arguments: argparse.Namespace) -> int:

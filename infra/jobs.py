@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from infra import flink
 from infra.java import find_java_home
@@ -24,8 +24,10 @@ from infra.layout import Layout, read_json, write_json
 from infra.plan import Plan, load_plan
 from infra.probes import read_json_url
 from infra.records import append_event
-from infra.servers import Server
 from infra.settings import REPO_ROOT
+
+if TYPE_CHECKING:
+    from infra.servers import Server  # which asks this module how many slots there are
 
 __all__ = [
     "JobResumer",
@@ -39,6 +41,7 @@ __all__ = [
     "read_jobs",
     "remove_ticket",
     "save_ticket",
+    "spare_slots",
     "submit_if_missing",
 ]
 
@@ -52,7 +55,8 @@ class JobTicket:
     """A job that must run whenever the stack is up.
 
     ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first:
-    its checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.
+    its checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.  ``slots`` are
+    those that it needs beyond the scoring job's: the stack runs a TaskManager for each, as long as the ticket is there.
     """
 
     name: str
@@ -60,6 +64,7 @@ class JobTicket:
     job_ids: tuple[str, ...] = ()
     restore_from: str | None = None
     arguments: tuple[str, ...] = ()
+    slots: int = 0
 
 
 class Resume(Protocol):
@@ -88,6 +93,11 @@ def load_tickets(layout: Layout) -> list[JobTicket]:
         for saved in found
         if saved is not None
     ]
+
+
+def spare_slots(layout: Layout) -> int:
+    """How many slots the tickets ask for beyond those of the scoring job."""
+    return sum(ticket.slots for ticket in load_tickets(layout))
 
 
 def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:

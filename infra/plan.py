@@ -15,6 +15,7 @@ from infra.settings import PORT_FIELDS, StackSettings, default_home
 __all__ = ["Addresses", "Plan", "load_plan", "make_plan", "read_addresses", "save_plan"]
 
 _VERSION = 1
+_SPARE_TASKMANAGERS = 2  # for jobs that are started later and bring slots of their own
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def make_plan(layout: Layout, settings: StackSettings) -> Plan:
     decided: dict[str, Any] = {}
     for name in PORT_FIELDS:
         if getattr(settings, name) == 0:
-            count = settings.taskmanagers + 1 if name == "flink_metrics_port" else 1
+            count = settings.taskmanagers + 1 + _SPARE_TASKMANAGERS if name == "flink_metrics_port" else 1
             decided[name] = _find_free_block(count, taken)
             taken.update(range(decided[name], decided[name] + count))
     return Plan(

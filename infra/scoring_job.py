@@ -42,7 +42,18 @@ from serving import model_files
 from serving.registry import HttpRegistry, register_all
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 
-__all__ = ["JobState", "ensure_running", "resume", "savepoint", "settings_of", "state_of", "stop"]
+__all__ = [
+    "JobState",
+    "ensure_running",
+    "resume",
+    "savepoint",
+    "settings_of",
+    "state_of",
+    "stop",
+    "submit",
+    "ticket_of",
+    "wait_until_running",
+]
 
 _RUNNING_TIMEOUT_S = 120.0
 _SUBMIT_TIMEOUT_S = 240.0
@@ -115,7 +126,7 @@ def code_version() -> str:
 
 def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None) -> JobState:
     """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
-    ticket = _ticket(plan)
+    ticket = ticket_of(plan)
     ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
     if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
         checkpoint = find_newest_checkpoint(plan.layout, ticket)
@@ -128,11 +139,16 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Submit the job from a checkpoint or savepoint (None: from the beginning) and return its id."""
     overrides: dict[str, Any] = json.loads(ticket.arguments[0]) if ticket.arguments else {}
     settings = settings_of(plan).model_copy(update={**overrides, "restore_from": checkpoint})
-    file = plan.layout.jobs / f"{JOB_NAME}.settings"
-    file.write_text(settings.model_dump_json())
-    code, out, err = _run_client([str(plan.python), "-m", "flink_jobs.score", str(file)], plan)
+    return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
+
+
+def submit(plan: Plan, name: str, module: str, settings: str) -> str:
+    """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words."""
+    file = plan.layout.jobs / f"{name}.settings"
+    file.write_text(settings)
+    code, out, err = _run_client([str(plan.python), "-m", module, str(file)], plan)
     if code != 0:
-        log = plan.layout.log_file(f"{JOB_NAME}-submit")
+        log = plan.layout.log_file(f"{name}-submit")
         log.write_text(out + err)
         last = (err.strip().splitlines() or ["no message"])[-1]
         raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
@@ -160,9 +176,9 @@ def _run_client(command: list[str], plan: Plan) -> tuple[int, str, str]:
     return client.returncode, out, err
 
 
-def state_of(plan: Plan) -> JobState:
+def state_of(plan: Plan, name: str = JOB_NAME) -> JobState:
     """Ask Flink; raises Unavailable when the JobManager does not answer."""
-    ticket = _ticket(plan)
+    ticket = ticket_of(plan, name)
     if ticket is None or not ticket.job_ids:
         return JobState("absent", None, {}, None)
     job_id = ticket.job_ids[-1]
@@ -182,16 +198,16 @@ def state_of(plan: Plan) -> JobState:
     return JobState(job["state"], job_id, tasks, ticket.restore_from)
 
 
-def wait_until_running(plan: Plan) -> JobState:
+def wait_until_running(plan: Plan, name: str = JOB_NAME) -> JobState:
     """Wait until the job and all its tasks run; raises Unavailable when that takes too long or the job fails."""
     deadline = time.monotonic() + _RUNNING_TIMEOUT_S
     while True:
-        state = state_of(plan)
+        state = state_of(plan, name)
         if state.state == "RUNNING" and set(state.tasks) == {"RUNNING"}:
             return state
         if state.state in ("FAILED", "CANCELED") or time.monotonic() > deadline:
             cause = _last_failure(plan, state.job_id)
-            raise Unavailable("flink", f"the scoring job is {state.state}, tasks {state.tasks}{cause}; see {plan.layout.logs}")
+            raise Unavailable("flink", f"{name} is {state.state}, tasks {state.tasks}{cause}; see {plan.layout.logs}")
         time.sleep(_POLL_S)
 
 
@@ -204,11 +220,11 @@ def _last_failure(plan: Plan, job_id: str | None) -> str:
     return f", last failure: {history[0]['stacktrace'].splitlines()[0]}" if history else ""
 
 
-def savepoint(plan: Plan, *, stop: bool) -> str:
+def savepoint(plan: Plan, *, stop: bool, name: str = JOB_NAME) -> str:
     """Write a savepoint, and with ``stop`` stop the job with it; returns where it lies."""
-    state = state_of(plan)
+    state = state_of(plan, name)
     if state.state != "RUNNING" or state.job_id is None:
-        raise Unavailable("flink", f"the scoring job is {state.state}, nothing to save")
+        raise Unavailable("flink", f"{name} is {state.state}, nothing to save")
     base = f"{plan.addresses.flink_rest_url}/jobs/{state.job_id}"
     body = {"targetDirectory": plan.addresses.savepoints_uri} | ({"drain": False} if stop else {"cancel-job": False})
     trigger = _post(f"{base}/{'stop' if stop else 'savepoints'}", body)["request-id"]
@@ -216,37 +232,38 @@ def savepoint(plan: Plan, *, stop: bool) -> str:
     while time.monotonic() < deadline:
         answer = read_json_url(f"{base}/savepoints/{trigger}")
         if answer["status"]["id"] == "COMPLETED":
-            return _location(answer["operation"], plan, stop=stop)
+            return _location(answer["operation"], plan, stop=stop, name=name)
         time.sleep(_POLL_S)
     raise Unavailable("flink", f"no savepoint within {_SAVEPOINT_TIMEOUT_S:g} s")
 
 
-def _location(operation: dict[str, Any], plan: Plan, *, stop: bool) -> str:
+def _location(operation: dict[str, Any], plan: Plan, *, stop: bool, name: str) -> str:
     if "location" not in operation:
         cause = operation.get("failure-cause", {}).get("class", "unknown")
         raise Unavailable("flink", f"the savepoint failed: {cause}")
     location = str(operation["location"])
-    ticket = _ticket(plan)
+    ticket = ticket_of(plan, name)
     if stop and ticket is not None:
         # the chain of jobs ends here; the next one starts from this savepoint and from no older checkpoint
         save_ticket(plan.layout, replace(ticket, job_ids=(), restore_from=location))
     return location
 
 
-def stop(plan: Plan, *, with_savepoint: bool) -> str | None:
+def stop(plan: Plan, *, with_savepoint: bool, name: str = JOB_NAME) -> str | None:
     """Stop the job on purpose; with a savepoint ``ensure_running`` continues from it, without one it starts anew."""
     if with_savepoint:
-        return savepoint(plan, stop=True)
-    state = state_of(plan)
-    remove_ticket(plan.layout, JOB_NAME)
+        return savepoint(plan, stop=True, name=name)
+    state = state_of(plan, name)
+    remove_ticket(plan.layout, name)
     if state.job_id is not None and state.state not in ("absent", "CANCELED", "FINISHED", "FAILED"):
         with urlopen(Request(f"{plan.addresses.flink_rest_url}/jobs/{state.job_id}", method="PATCH"), timeout=30):  # noqa: S310
             pass
     return None
 
 
-def _ticket(plan: Plan) -> JobTicket | None:
-    return next((ticket for ticket in load_tickets(plan.layout) if ticket.name == JOB_NAME), None)
+def ticket_of(plan: Plan, name: str = JOB_NAME) -> JobTicket | None:
+    """The ticket of a job, if it has one."""
+    return next((ticket for ticket in load_tickets(plan.layout) if ticket.name == name), None)
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from fraud.errors import Unavailable
-from infra.jobs import JobResumer
+from infra.jobs import JobResumer, spare_slots
 from infra.layout import Layout
 from infra.plan import load_plan
 from infra.ports import require_free
@@ -211,23 +211,43 @@ def run(home: Path) -> int:
         append_event(layout, SUPERVISOR, "failed", str(error))
         raise
     resumer = JobResumer(plan, frozenset(server.name for server in servers), orders.stopping)
-    keepers = [Keeper(server, layout, orders, resumer.notice_ready) for server in servers]
-    threads = [threading.Thread(target=work, daemon=True) for work in (*(keeper.run for keeper in keepers), resumer.run)]
+    keepers: list[Keeper] = []
+    threads = [threading.Thread(target=resumer.run, daemon=True)]
+
+    def keep(added: Sequence[Server]) -> None:
+        for server in added:
+            keepers.append(Keeper(server, layout, orders, resumer.notice_ready))
+            threads.append(threading.Thread(target=keepers[-1].run, daemon=True))
+
+    keep(servers)
     for thread in threads:
         thread.start()
     append_event(layout, SUPERVISOR, "started", f"pid {os.getpid()}")
-    _watch(layout, orders.stopping)
+    slots = spare_slots(layout)
+    while not _stops_or_changes(layout, orders.stopping, slots):
+        # a job with slots of its own was asked for: its TaskManagers come up now, and go with the next ``down``
+        slots, known = spare_slots(layout), {keeper.server.name for keeper in keepers}
+        running = len(threads)
+        keep([server for server in build_servers(plan) if server.name not in known])
+        for thread in threads[running:]:
+            thread.start()
     for thread in threads:
         thread.join(timeout=10.0)  # a keeper in the middle of a start must not start one more after the sweep
     _stop(keepers, layout)
     return 0
 
 
-def _watch(layout: Layout, stopping: threading.Event) -> None:
-    """Wait for the signal, or for somebody to remove the plan: a stack whose folder is gone has no reason to run on."""
+def _stops_or_changes(layout: Layout, stopping: threading.Event, slots: int) -> bool:
+    """Wait for the signal (True) or for other tickets (False).
+
+    Somebody may also have removed the plan: a stack whose folder is gone has no reason to run on.
+    """
     while not stopping.wait(1.0):
         if not layout.plan_file.exists():
             stopping.set()
+        elif spare_slots(layout) != slots:
+            return False
+    return True
 
 
 def _stop(keepers: Sequence[Keeper], layout: Layout) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fraud.errors import Unavailable
 from infra.archives import archive_flags, archive_path, kind_of
 from infra.java import find_java_home, read_major
-from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, save_ticket
+from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, remove_ticket, save_ticket, spare_slots
 from infra.layout import Layout
 from infra.plan import load_plan, make_plan, read_addresses, save_plan
 from infra.settings import PORT_FIELDS, StackSettings
@@ -74,6 +74,16 @@ def test_a_job_is_missing_when_neither_its_ids_nor_its_name_run(running: list[Jo
 def test_a_ticket_survives_its_file(tmp_path: Path) -> None:
     save_ticket(Layout(tmp_path), TICKET)
     assert load_tickets(Layout(tmp_path)) == [TICKET]
+
+
+def test_a_job_may_bring_slots_of_its_own_as_long_as_it_has_a_ticket(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    save_ticket(layout, TICKET)
+    assert spare_slots(layout) == 0
+    save_ticket(layout, replace(TICKET, name="second", slots=1))
+    assert spare_slots(layout) == 1
+    remove_ticket(layout, "second")
+    assert spare_slots(layout) == 0
 
 
 def test_a_plan_has_no_port_twice_and_is_read_back_as_it_was_saved(tmp_path: Path) -> None:

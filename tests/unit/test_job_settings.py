@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from flink_jobs.assembly import CoreSettings
+from flink_jobs.pattern_settings import PatternSettings
 from flink_jobs.settings import JobSettings
 
 
@@ -30,6 +31,14 @@ def test_transactions_must_outlive_three_restarts() -> None:
     with pytest.raises(ValidationError, match="must be at least 540000"):
         _settings(transaction_timeout_ms=539_999)
     assert _settings(transaction_timeout_ms=540_000).transaction_timeout_ms == 540_000
+
+
+def test_transactions_of_the_pattern_job_must_outlive_three_restarts() -> None:
+    where = {"bootstrap_servers": "", "flink_port": 1, "registry_url": "", "schema_ids": {}, "partitions": 1}
+    with pytest.raises(ValidationError, match="at least 540000"):
+        PatternSettings(**where, transaction_timeout_ms=539_999)
+    settings = PatternSettings(**where, transaction_timeout_ms=540_000)
+    assert PatternSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_subtask_needs_a_shard() -> None:

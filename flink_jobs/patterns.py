@@ -1,0 +1,218 @@
+"""The pattern job: the committed ledger in, alerts on patterns over many events out.  The cold path.
+
+::
+
+    fraud-events ─► batch ─► windows (all tenants, one subtask) ─► fraud_alerts      (exactly-once)
+    read_committed  (SQL)    (Python, keyed state)
+
+It shares nothing with the scoring job but the broker: see docs/adr/0006.  This module composes; the work is in
+``pattern_windows`` and ``fraud.patterns``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyflink.common import Configuration, Row, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext, StreamExecutionEnvironment
+from pyflink.datastream.data_stream import DataStream, KeyedStream
+from pyflink.datastream.state import MapState, MapStateDescriptor
+from pyflink.java_gateway import get_gateway
+from pyflink.table import StreamTableEnvironment
+
+from flink_jobs.pattern_settings import PATTERN_JOB_NAME, PatternSettings
+from flink_jobs.pattern_windows import MAPS, PatternWindows
+from fraud.patterns import Limits
+from serving import ledger
+from serving.codec import Codec
+from serving.records import Alert
+from serving.registry import HttpRegistry
+
+__all__ = ["build", "submit"]
+
+_BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+_BLOBS = Types.OBJECT_ARRAY(_BYTES)
+_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.OBJECT_ARRAY(Types.INT()), _BLOBS])])
+_OUT = Types.ROW_NAMED(["ks", "vs"], [_BLOBS, _BLOBS])
+_TIMER_STEP_MS = 1_000  # one timer a second at most
+
+
+class PatternOperator(KeyedProcessFunction):
+    """Hands Flink's rows, state and processing-time timers to the core."""
+
+    def __init__(self, settings: PatternSettings) -> None:
+        self._settings = settings
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        settings = self._settings
+        self._maps = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in MAPS}
+        group = runtime_context.get_metrics_group()
+        counters: dict[str, Any] = {}
+
+        def count(name: str, amount: int) -> None:
+            if name not in counters:
+                counters[name] = group.counter(f"patterns_{name}")
+            counters[name].inc(amount)
+
+        self._codec = Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
+        self._core = PatternWindows(
+            self._codec,
+            Limits(false_alarms_per_day=settings.false_alarms_per_day),
+            window_ms=settings.window_s * 1_000,
+            partitions=settings.partitions,
+            out_of_orderness_ms=settings.out_of_orderness_ms,
+            idle_ms=settings.idle_ms,
+            count=count,
+        )
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        partitions, payloads = value
+        now_ms = _now_ms()
+        self._look_again(ctx, now_ms)
+        yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], now_ms, self._maps))
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:  # noqa: ARG002
+        now_ms = _now_ms()
+        alerts = self._core.look_if_idle(now_ms, self._maps)
+        if alerts is None:
+            self._look_again(ctx, now_ms)
+        else:
+            yield from self._rows(alerts)
+
+    def _look_again(self, ctx: KeyedProcessFunction.Context, now_ms: int) -> None:
+        due_ms = now_ms + self._settings.idle_ms
+        ctx.timer_service().register_processing_time_timer(due_ms + _TIMER_STEP_MS - due_ms % _TIMER_STEP_MS)
+
+    def _rows(self, alerts: Sequence[Alert]) -> Iterator[Row]:
+        if alerts:
+            yield Row(tuple(alert.card_id.encode() for alert in alerts), tuple(map(self._codec.encode_alert, alerts)))
+
+
+class _FlinkMap:
+    """A ByteMap over Flink's map state."""
+
+    def __init__(self, state: MapState) -> None:
+        self._state = state
+
+    def get(self, key: str) -> bytes | None:
+        value = self._state.get(key)
+        return None if value is None else bytes(value)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._state.put(key, value)
+
+    def remove(self, key: str) -> None:
+        self._state.remove(key)
+
+    def items(self) -> Iterable[tuple[str, bytes]]:
+        return [(key, bytes(value)) for key, value in self._state.items()]
+
+
+def _descriptor(name: str) -> MapStateDescriptor:
+    return MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _configuration(settings: PatternSettings) -> Configuration:
+    options = {
+        "python.execution-mode": "thread",
+        "python.executable": sys.executable,
+        "pipeline.object-reuse": "true",  # SQL operators never change a row that they passed on
+        "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
+        "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "state.backend.type": "rocksdb",
+        "table.exec.uid.generation": "ALWAYS",
+    }
+    if settings.restore_from is not None:
+        options["execution.state-recovery.path"] = settings.restore_from
+    configuration = Configuration()
+    for name, value in options.items():
+        configuration.set_string(name, value)
+    return configuration
+
+
+def build(table_env: StreamTableEnvironment, settings: PatternSettings) -> None:
+    """Lay out the job on an environment of parallelism 1; nothing runs before its ``execute``."""
+    batches = _batches(table_env, settings)
+    jvm = get_gateway().jvm
+    # keyed by the first field in the JVM: DataStream.key_by would put a Python operator in front
+    selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
+    keyed = KeyedStream(batches._j_data_stream.keyBy(selector, Types.ROW([Types.INT()]).get_java_type_info()), None, batches)  # noqa: SLF001
+    found = keyed.process(PatternOperator(settings), _OUT).name("patterns").uid("patterns")
+    _write(table_env, found, settings)
+
+
+def _batches(table_env: StreamTableEnvironment, settings: PatternSettings) -> DataStream:
+    """Committed decisions, gathered for ``batch_ms``, under one key: one Python call a batch.
+
+    One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 copies nothing else (docs/adr/0002).
+    """
+    table_env.execute_sql(
+        f"""CREATE TEMPORARY TABLE ledger_in (
+            v BYTES, `partition` INT METADATA VIRTUAL, arrival AS PROCTIME()
+        ) WITH (
+            'connector' = 'kafka', 'topic' = '{ledger.DECISIONS}',
+            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
+            'properties.group.id' = '{settings.group_id}',
+            'properties.isolation.level' = 'read_committed',
+            'scan.startup.mode' = 'earliest-offset', 'value.format' = 'raw'
+        )"""
+    )
+    batches = table_env.sql_query(
+        f"""SELECT 0, ROW(ARRAY_AGG(`partition`), ARRAY_AGG(v))
+            FROM TABLE(TUMBLE(TABLE ledger_in, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
+            WHERE v IS NOT NULL
+            GROUP BY window_start, window_end"""
+    )
+    return table_env.to_append_stream(batches, _BATCH)
+
+
+def _write(table_env: StreamTableEnvironment, found: DataStream, settings: PatternSettings) -> None:
+    table_env.create_temporary_view("found", table_env.from_data_stream(found))
+    table_env.execute_sql(
+        f"""CREATE TEMPORARY TABLE alerts_out (k BYTES, v BYTES) WITH (
+            'connector' = 'kafka', 'topic' = '{ledger.ALERTS}',
+            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
+            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY',
+            'sink.delivery-guarantee' = 'exactly-once',
+            'sink.transactional-id-prefix' = '{settings.transactional_id_prefix}',
+            'properties.transaction.timeout.ms' = '{settings.transaction_timeout_ms}'
+        )"""
+    )
+    statements = table_env.create_statement_set()
+    statements.add_insert_sql("INSERT INTO alerts_out SELECT k, vs[n] FROM found CROSS JOIN UNNEST(ks) WITH ORDINALITY AS record(k, n)")
+    statements.attach_as_datastream()
+
+
+def submit(settings: PatternSettings) -> str:
+    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
+    gateway = get_gateway()
+    remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
+        settings.flink_host,
+        settings.flink_port,
+        _configuration(settings)._j_configuration,  # noqa: SLF001
+        gateway.new_array(gateway.jvm.String, 0),
+    )
+    env = StreamExecutionEnvironment(remote)
+    env.set_parallelism(1)
+    build(StreamTableEnvironment.create(env), settings)
+    return str(env.execute_async(PATTERN_JOB_NAME).get_job_id())
+
+
+def main() -> None:
+    """``python -m flink_jobs.patterns SETTINGS.json``: prints the job's id as the last line."""
+    print(submit(PatternSettings.model_validate_json(Path(sys.argv[1]).read_text())))
+
+
+if __name__ == "__main__":
+    main()
