@@ -138,14 +138,7 @@ def _send_all(
             time.sleep(_TICK_S)
         until = min(until, at + 5_000)
         for i in range(at, until):
-            while True:
-                try:
-                    producer.produce(ledger.TRANSACTIONS, load.values[i], load.keys[i], on_delivery=delivered)
-                    break
-                except BufferError:
-                    producer.poll(0.01)
-                except KafkaException as error:
-                    raise Unavailable("kafka", str(error)) from error
+            _produce(producer, load.keys[i], load.values[i], delivered)
         sent_s[at:until] = now_s
         at = until
         producer.poll(0)
@@ -155,6 +148,18 @@ def _send_all(
         raise Unavailable("kafka", f"{len(failed)} records were not accepted, the first because of: {failed[0]}")
     if left:
         raise Unavailable("kafka", f"{left} records were not acknowledged")
+
+
+def _produce(producer: Producer, key: bytes, value: bytes, delivered: Callable[[object, object], None]) -> None:
+    while True:
+        try:
+            producer.produce(ledger.TRANSACTIONS, value, key, on_delivery=delivered)
+        except BufferError:
+            producer.poll(0.01)
+        except KafkaException as error:
+            raise Unavailable("kafka", str(error)) from error
+        else:
+            return
 
 
 class _Reader(threading.Thread):

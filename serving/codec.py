@@ -117,8 +117,8 @@ class Codec:
 
         ``transaction`` is what :meth:`encode_transaction` made of the decision's transaction, sanitised; it is then not encoded again.
         """
-        if transaction is not None and transaction[:_HEADER_BYTES] == self._transaction_frame:
-            return _encode_decision_around(self._frames["decision"], decision, transaction[_HEADER_BYTES:])
+        if transaction is not None and transaction[:HEADER_BYTES] == self._transaction_frame:
+            return _encode_decision_around(self._frames["decision"], decision, transaction[HEADER_BYTES:])
         return self._encode("decision", decision)
 
     def decode_decision(self, value: bytes | None) -> Decision:
