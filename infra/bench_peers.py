@@ -25,7 +25,7 @@ from fraud.events import KINDS, Kind
 from generator.generate import demo_traffic
 from infra import peers_environment, scoring_job
 from infra.application import codec_of, enricher_of, ensure_feature_store
-from infra.drain import Drain, Usage, figures, output_size, sample_tree, wait_until_drained
+from infra.drain import Drain, Usage, busy_s, figures, output_size, sample_tree, wait_until_drained
 from infra.first_model import DEMO_SEED, ensure_model
 from infra.java import find_java_home
 from infra.layout import Layout
@@ -180,19 +180,22 @@ class _Bench:
         self._say(f"{name}: working off {self._events:,} transactions")
         about = dict(_ABOUT_US) if name == OURS else _about(PEERS[name])
         try:
-            end, drain, usage, topic = self._measure_ours() if name == OURS else self._measure_peer(PEERS[name])
+            end, drain, topic = self._measure_ours() if name == OURS else self._measure_peer(PEERS[name])
         except Unavailable as error:
             return {**about, "end": "failed", "detail": str(error)}
         records = list(ledger.read_to_end(self._bootstrap, (topic,)))
         drain = replace(drain, outputs_s=[record.timestamp()[1] / 1000 for record in records])
         found = figures(drain)
-        spent_s = usage.cpu_s(drain.first_read_s, max(drain.outputs_s, default=drain.first_read_s))
+        end_s = max(drain.outputs_s, default=drain.first_read_s)
+        spent_s, foreign_s = (usage.cpu_s(drain.first_read_s, end_s) for usage in (drain.usage, drain.foreign))
         result = {
             **about,
             "end": end,
             **found,
             "cpu_us_per_event": round(spent_s * 1e6 / self._events),
-            "peak_rss_mb": round(usage.peak_rss_bytes / 2**20),
+            "peak_rss_mb": round(drain.usage.peak_rss_bytes / 2**20),
+            # what neither the program nor the stack took: a figure of a busy machine says little
+            "cores_taken_by_others": round(foreign_s / max(end_s - drain.first_read_s, 1.0), 2),
             **self._check([record.value() for record in records]),
         }
         self._say(f"{name}: {found['events_per_s']} events/s, {result['peak_rss_mb']} MB, {result['decided']} decided")
@@ -250,7 +253,7 @@ class _Bench:
         if producer.flush(60):
             raise Unavailable("kafka", "the input could not be written")
 
-    def _measure_peer(self, peer: Peer) -> tuple[str, Drain, Usage, str]:
+    def _measure_peer(self, peer: Peer) -> tuple[str, Drain, str]:
         topic, folder = f"peer-{peer.name}", self._folder / peer.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -266,7 +269,7 @@ class _Bench:
         children = [start(command, environment=self._environment(), folder=REPO_ROOT, log_file=log) for command in commands]
         groups = [identity for child in children if (identity := identify(child.pid)) is not None]
         try:
-            end, usage = self._watch([child.pid for child in children], topic, lambda: all(child.poll() is None for child in children))
+            end, usages = self._watch([child.pid for child in children], topic, lambda: all(child.poll() is None for child in children))
         finally:
             stop_groups(groups, grace_s=_GRACE_S, reap=partial(_reap, children))
         first_read = folder / "first-read"
@@ -274,7 +277,7 @@ class _Bench:
             raise Unavailable(peer.name, f"it read nothing; see the end of its log:\n{_tail(log)}")
         if end == "ended":
             self._say(f"{peer.name} ended early:\n{_tail(log)}")
-        return end, Drain(self._events, started_s, float(first_read.read_text()), []), usage, topic
+        return end, Drain(started_s, float(first_read.read_text()), [], *usages), topic
 
     def _commands(self, name: str, folder: Path) -> list[list[str]]:
         python = str(self._python)
@@ -287,23 +290,28 @@ class _Bench:
             return [[*flow, "-i", str(number), "-a", addresses] for number in range(_CORES)]
         if name == "quix":
             return [[python, "-m", "infra.peers.quix_app", str(number)] for number in range(_CORES)]
-        return [[python, "-m", "infra.peers.spark_query"]]
+        return [[python, "-c", "from infra.peers.spark_query import main; main()"]]
 
-    def _measure_ours(self) -> tuple[str, Drain, Usage, str]:
+    def _measure_ours(self) -> tuple[str, Drain, str]:
         plan = self._stack.plan
         started_s = time.time()
         job = scoring_job.ensure_running(plan, self._say)
         first_read_s = _running_since(plan.addresses.flink_rest_url, job.job_id or "")
         workers = [record.pid for name, record in load_records(plan.layout).items() if name.startswith(("job", "task")) and record.pid]
-        end, usage = self._watch(workers, ledger.DECISIONS, lambda: True)
+        end, usages = self._watch(workers, ledger.DECISIONS, lambda: True)
         scoring_job.stop(plan, with_savepoint=False)
-        return end, Drain(self._events, started_s, first_read_s, []), usage, ledger.DECISIONS
+        return end, Drain(started_s, first_read_s, [], *usages), ledger.DECISIONS
 
-    def _watch(self, pids: Sequence[int], topic: str, is_running: Callable[[], bool]) -> tuple[str, Usage]:
-        usage = Usage()
+    def _watch(self, pids: Sequence[int], topic: str, is_running: Callable[[], bool]) -> tuple[str, tuple[Usage, Usage]]:
+        """Watch a program work; returns how it ended, what it took, and what took neither it nor the stack."""
+        usage, foreign = Usage(), Usage()
+        records = load_records(self._stack.layout).values()
+        everybody = {record.pid for record in records if record.pid is not None and record.alive} | set(pids) | {os.getpid()}
 
         def sample() -> None:
-            usage.add(time.time(), *sample_tree(pids))
+            now_s = time.time()
+            usage.add(now_s, *sample_tree(pids))
+            foreign.add(now_s, busy_s() - sample_tree(sorted(everybody))[0], 0)
 
         end = wait_until_drained(
             self._events,
@@ -313,7 +321,7 @@ class _Bench:
             is_running,
             timeout_s=_TIMEOUT_S,
         )
-        return end, usage
+        return end, (usage, foreign)
 
     def _check(self, values: Sequence[bytes | None]) -> dict[str, Any]:
         """Decisions against the input: how many, and how many rows of features are not the ones that our backfill computes."""
@@ -357,15 +365,17 @@ def _card_features(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _running_since(rest_url: str, job_id: str) -> float:
-    """When the first source of the job ran, wall clock in seconds: by Flink's own account, since nothing of ours is there to note it."""
+    """When the last task of the job was ready to work, wall clock in seconds, by Flink's own account.
+
+    What the operators load when they open lies before it, as what a peer loads lies before its first record.
+    """
     now_s = time.time()
-    longest_ms = 0
-    for vertex in read_json_url(f"{rest_url}/jobs/{job_id}")["vertices"]:
-        if "Source" not in vertex["name"]:
-            continue
-        for task in read_json_url(f"{rest_url}/jobs/{job_id}/vertices/{vertex['id']}")["subtasks"]:
-            longest_ms = max(longest_ms, int(task["status-duration"]["RUNNING"]))
-    return now_s - longest_ms / 1000
+    running_ms = [
+        int(task["status-duration"]["RUNNING"])
+        for vertex in read_json_url(f"{rest_url}/jobs/{job_id}")["vertices"]
+        for task in read_json_url(f"{rest_url}/jobs/{job_id}/vertices/{vertex['id']}")["subtasks"]
+    ]
+    return now_s - min(running_ms) / 1000
 
 
 def _reap(children: Sequence[subprocess.Popen[bytes]]) -> None:

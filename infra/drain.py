@@ -15,7 +15,7 @@ import psutil
 
 from serving import ledger
 
-__all__ = ["Drain", "Usage", "figures", "output_size", "sample_tree", "wait_until_drained"]
+__all__ = ["Drain", "Usage", "busy_s", "figures", "output_size", "sample_tree", "wait_until_drained"]
 
 _POLL_S = 0.5
 _SETTLED_S = 3.0  # so long without another record after enough of them: transactions end with markers that count as offsets
@@ -43,12 +43,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """When a drain was started, when the program read its first record, and when each output record was appended; seconds."""
+    """When a program was started, when it read its first record, and when each of its outputs was appended, wall clock in seconds.
 
-    events: int
+    ``usage`` is what it took meanwhile, ``foreign`` what took neither it nor the stack that it works on.
+    """
+
     started_s: float
     first_read_s: float
     outputs_s: Sequence[float]
+    usage: Usage = field(default_factory=Usage)
+    foreign: Usage = field(default_factory=Usage)
 
 
 def figures(drain: Drain) -> dict[str, float | int | None]:
@@ -118,14 +122,22 @@ def wait_until_drained(
 
 
 def sample_tree(pids: Sequence[int]) -> tuple[float, int]:
-    """CPU seconds and resident bytes of processes and all their descendants now."""
+    """CPU seconds and resident bytes of processes and all their descendants now, each counted once."""
     cpu_s, rss_bytes = 0.0, 0
+    family: set[psutil.Process] = set()
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    times = process.cpu_times()
-                    cpu_s += times.user + times.system
-                    rss_bytes += process.memory_info().rss
+            family |= {root, *root.children(recursive=True)}
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            cpu_s += times.user + times.system
+            rss_bytes += process.memory_info().rss
     return cpu_s, rss_bytes
+
+
+def busy_s() -> float:
+    """CPU seconds that the whole machine has spent on anything since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)

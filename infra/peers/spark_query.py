@@ -2,7 +2,7 @@
 
 Each transaction becomes a row for each of its entities; ``transformWithStateInPandas`` keeps their logs in RocksDB; ``foreachBatch``
 brings the rows of a transaction together again, which is possible because a micro-batch holds them all, scores and writes to Kafka.
-Run as ``python -m infra.peers.spark_query``.
+Run ``main`` of the imported module: what stands in ``__main__`` does not reach Spark's Python workers whole.
 """
 
 from __future__ import annotations
@@ -153,7 +153,3 @@ def _session(settings: PeerSettings) -> SparkSession:
         .config("spark.local.dir", settings.state_dir)
         .getOrCreate()
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ from serving.validate import Validator
 __all__ = ["Event", "Work", "pack_event", "unpack_event"]
 
 _OWN = len(EVENT_FEATURES)
-_HEAD = Struct(f"<{k.EVENT_WORDS}q{len(Kind)}q{CATALOGUE.size}d")
+_HEAD_BYTES = 8 * (k.EVENT_WORDS + len(Kind) + CATALOGUE.size)
 _WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
 
 
@@ -134,14 +133,14 @@ def _positions(event: Event) -> list[EntityPosition]:
 
 def pack_event(event: Event, codec: Codec) -> bytes:
     """An event as bytes, for hops that go through Kafka."""
-    return _HEAD.pack(*event.row.tolist(), *event.seqs.tolist(), *event.features.tolist()) + codec.encode_transaction(event.tx)
+    return b"".join((event.row.tobytes(), event.seqs.tobytes(), event.features.tobytes(), codec.encode_transaction(event.tx)))
 
 
 def unpack_event(data: bytes, codec: Codec) -> Event:
     """The event that :func:`pack_event` wrote."""
     integers = np.frombuffer(data, dtype=np.int64, count=k.EVENT_WORDS + len(Kind)).copy()
     features = np.frombuffer(data, dtype=np.float64, count=CATALOGUE.size, offset=integers.nbytes).copy()
-    tx = codec.decode_transaction(data[_HEAD.size :])
+    tx = codec.decode_transaction(data[_HEAD_BYTES:])
     return Event(tx, integers[: k.EVENT_WORDS], integers[k.EVENT_WORDS :], features)
 
 

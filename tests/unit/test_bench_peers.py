@@ -139,7 +139,7 @@ def test_an_event_without_an_entity_of_a_kind_has_a_key_that_no_other_shares() -
 
 def test_the_rate_counts_from_the_first_record_read() -> None:
     """Outputs that all come at the end are not infinitely fast."""
-    late = figures(Drain(100, started_s=0.0, first_read_s=5.0, outputs_s=[15.0] * 100))
+    late = figures(Drain(started_s=0.0, first_read_s=5.0, outputs_s=[15.0] * 100))
     assert late["events_per_s"] == 10
     assert late["startup_s"] == 5.0
     assert late["events_per_s_from_first_output"] is None  # all at once: it would say nothing
@@ -147,13 +147,13 @@ def test_the_rate_counts_from_the_first_record_read() -> None:
 
 def test_the_last_80_percent_leave_a_slow_start_out() -> None:
     slow_start = [float(i) for i in range(20)] + [20 + i / 10 for i in range(80)]
-    found = figures(Drain(100, 0.0, 0.0, slow_start))
+    found = figures(Drain(0.0, 0.0, slow_start))
     assert found["events_per_s_last_80_percent"] == 10
     assert found["events_per_s"] == 4
 
 
 def test_no_output_has_no_rate() -> None:
-    assert figures(Drain(100, 0.0, 1.0, []))["events_per_s"] is None
+    assert figures(Drain(0.0, 1.0, []))["events_per_s"] is None
 
 
 class FakeWorld:
