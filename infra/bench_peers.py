@@ -44,7 +44,7 @@ from training import backfill, ledger_history
 from training.enrichment import enrich_frame
 from training.parity import bits_differ, compare
 
-__all__ = ["OURS", "PEERS", "run"]
+__all__ = ["OURS", "PEERS", "Bench", "run"]
 
 Say = Callable[[str], None]
 
@@ -121,7 +121,7 @@ def run(*, events: int, only: Sequence[str], say: Say, home: Path | None = None)
     wanted = [name for name in (*PEERS, OURS) if not only or name in only]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])  # inherited by everything that is started from here
     python = peers_environment.prepare(home, say) if set(wanted) - {OURS} else None
-    bench = _Bench(home, python, events, say)
+    bench = Bench(home, python, events, say)
     try:
         bench.open()
         results = {name: bench.measure(name) for name in wanted}
@@ -137,7 +137,7 @@ def run(*, events: int, only: Sequence[str], say: Say, home: Path | None = None)
     }
 
 
-class _Bench:
+class Bench:
     """A stack with a filled topic, and one measurement after the other on it."""
 
     def __init__(self, home: Path, python: Path | None, events: int, say: Say) -> None:

@@ -65,7 +65,7 @@ class EntityLog(StatefulProcessor):
     def handleInputRows(self, key: Any, rows: Iterator[pd.DataFrame], timerValues: Any) -> Iterator[pd.DataFrame]:  # noqa: ARG002, N802, N803
         work, kind = _work(), Kind(int(key[0]))
         frame = pd.concat(list(rows)).sort_values("event")
-        kept = self._log.get() if self._log.exists() else None
+        kept = self._log.get()
         log = work.log(kind, None if kept is None else bytes(kept[0]))
         seqs, features = [], []
         for row in frame["row"]:
