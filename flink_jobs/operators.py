@@ -44,6 +44,9 @@ class _FlinkMap:
         # one crossing into the JVM for a whole batch: each of them gives up the interpreter lock and asks for it again
         self._state.put_all(entries)
 
+    def remove(self, key: str) -> None:
+        self._state.remove(key)
+
     def items(self) -> Iterable[tuple[str, bytes]]:
         return [(key, bytes(value)) for key, value in self._state.items()]
 

@@ -1,4 +1,4 @@
-"""Write the two lock files again: ``python -m infra.lock [python|jars]``; the first needs ``uv`` on PATH (or named by UV).
+"""Write the lock files again: ``python -m infra.lock [python|jars|peers]``; the first and the last need ``uv`` on PATH (or named by UV).
 
 The runtime dependencies of Kafka are listed here once per Kafka version, as ``mvn dependency:list`` resolves them; Flink's and the
 registry's archives are self-contained.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from infra.jars import LOCK_FILE, Jar, repository_url
+from infra.peers_environment import JARS_LOCK, PEERS_LOCK, SAME_AS_OURS
 from infra.settings import REPO_ROOT
 
 __all__ = ["main"]
@@ -69,9 +72,33 @@ _ARTIFACTS = {
     "registry": ["io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"],  # the newest that runs on Java 17
 }  # fmt: skip
 
+_SPARK = "4.0.0"
+_PEER_ARTIFACTS = {
+    "spark": [  # the connector and what it needs that pyspark's wheel does not carry
+        f"org.apache.spark:spark-sql-kafka-0-10_2.13:{_SPARK}",
+        f"org.apache.spark:spark-token-provider-kafka-0-10_2.13:{_SPARK}",
+        "org.apache.kafka:kafka-clients:3.9.0",
+        "org.apache.commons:commons-pool2:2.12.0",
+    ]
+}
+
 
 def lock_python() -> None:
     """Resolve pyproject.toml for every supported Python and platform, with hashes and without index addresses."""
+    _compile(["--extra", "dev", "pyproject.toml"], _REQUIREMENTS)
+
+
+def lock_peers() -> None:
+    """Resolve the dependency group ``peers`` beside our lock: what computes is the same version in both."""
+    ours = re.findall(r"^([A-Za-z0-9._-]+)(==\S+(?: ; [^\\\n]+)?)", _REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    with TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("".join(f"{name}{pin}\n" for name, pin in ours if name in SAME_AS_OURS), encoding="utf-8")
+        _compile(["--group", "peers", "--constraints", str(constraints)], PEERS_LOCK)
+    _write_jars(_PEER_ARTIFACTS, JARS_LOCK, "peers")
+
+
+def _compile(what: Sequence[str], lock: Path) -> None:
     uv = os.environ.get("UV", "uv")
     options = [
         "--universal",
@@ -83,30 +110,36 @@ def lock_python() -> None:
         "--native-tls",
         "--quiet",
     ]
-    command = [uv, "pip", "compile", *options, "--extra", "dev", "pyproject.toml", "--output-file", str(_REQUIREMENTS)]
+    command = [uv, "pip", "compile", *options, *what, "--output-file", str(lock)]
     subprocess.run(command, cwd=REPO_ROOT, check=True)
 
 
 def lock_jars() -> None:
     """Download every artifact once and write its size and SHA-256."""
+    _write_jars(_ARTIFACTS, LOCK_FILE, "jars")
+
+
+def _write_jars(parts: Mapping[str, Sequence[str]], lock: Path, command: str) -> None:
     root = repository_url()
-    lines = ["# part coordinates size sha256; written by python -m infra.lock jars"]
-    for part, artifacts in _ARTIFACTS.items():
+    lines = [f"# part coordinates size sha256; written by python -m infra.lock {command}"]
+    for part, artifacts in parts.items():
         for coordinates in sorted(artifacts):
             path = Jar(part, coordinates, 0, "").repository_path
             with urllib.request.urlopen(f"{root}/{path}", timeout=120) as answer:  # noqa: S310 - configured repository
                 content = answer.read()
             lines.append(f"{part} {coordinates} {len(content)} {hashlib.sha256(content).hexdigest()}")
-    Path(LOCK_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lock.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write both locks, or the one named."""
-    wanted = list(arguments) or ["python", "jars"]
+    """Write the locks, or the ones named."""
+    wanted = list(arguments) or ["python", "jars", "peers"]
     if "python" in wanted:
         lock_python()
     if "jars" in wanted:
         lock_jars()
+    if "peers" in wanted:
+        lock_peers()
     return 0
 
 

@@ -45,6 +45,9 @@ class DictMap:
     def put_all(self, entries: Mapping[str, bytes]) -> None:
         self.entries.update(entries)
 
+    def remove(self, key: str) -> None:
+        self.entries.pop(key, None)
+
     def items(self) -> Iterable[tuple[str, bytes]]:
         return list(self.entries.items())
 
