@@ -71,13 +71,17 @@ def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
         reader.close()
 
 
-def read_to_end(bootstrap: str, topics: Sequence[str], start: Sequence[TopicPartition] | None = None) -> Iterator[Message]:
+def read_to_end(
+    bootstrap: str, topics: Sequence[str], start: Sequence[TopicPartition] | None = None, *, committed: bool = True
+) -> Iterator[Message]:
     """Yield the committed records of the topics, each partition in order, up to what is stable now.
+
+    With ``committed`` false the records of open and aborted transactions come too, up to the last one.
 
     Raises:
         Unavailable: the broker does not answer, or a topic is not there.
     """
-    reader = consumer(bootstrap, eof=True)
+    reader = consumer(bootstrap, committed=committed, eof=True)
     try:
         places = list(start) if start is not None else partitions_of(reader, topics)
         reader.assign(places)
