@@ -54,7 +54,9 @@ def _soak(arguments: argparse.Namespace) -> int:
 
 
 def _print_soak(result: dict[str, Any]) -> None:
-    plain = [(name.replace("_", " "), value) for name, value in result.items() if value not in ({}, []) and not isinstance(value, (dict, list))]
+    plain = [
+        (name.replace("_", " "), value) for name, value in result.items() if value not in ({}, []) and not isinstance(value, (dict, list))
+    ]
     print_table(("", ""), plain)
     print_lines([""])
     print_table(("killed", "after s", "recovery s"), [tuple(kill.values()) for kill in result["recovery_s"]])

@@ -108,9 +108,7 @@ class Campaign:
 
     def fast_lane_repeats(self) -> int:
         """Decisions that the fast lane repeated: what at-least-once delivery of the same rows, by the same job, leaves."""
-        decided = [
-            self._codec.decode_decision(value) for _, _, value in committed_rows(self._bootstrap, self._fast_start)
-        ]
+        decided = [self._codec.decode_decision(value) for _, _, value in committed_rows(self._bootstrap, self._fast_start)]
         ours = [decision.decision_id for decision in decided if decision.tenant_id == self.tenant]
         return len(ours) - len(set(ours))
 

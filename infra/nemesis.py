@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fraud.errors import Unavailable
 from infra.layout import Layout
@@ -48,7 +48,5 @@ def freeze(layout: Layout, name: str) -> Iterator[int]:
     try:
         yield pid
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:
-            pass

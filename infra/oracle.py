@@ -178,19 +178,8 @@ class Judge:
             is_there = ack.identity in seen.decisions or ack.identity in seen.labels
             if not is_there and (ack.topic, ack.partition, ack.offset) not in seen.letters:
                 verdict.note("lost", f"{ack.identity} at {ack.topic}/{ack.partition}/{ack.offset}")
-        for found in (seen.decisions, seen.labels, seen.letters):
-            for name, count in found.items():
-                if count > 1:
-                    verdict.note("duplicate", f"{count} rows of {name}", count - 1)
-        sent = set(evidence.sent)
-        for identity in (*seen.decisions, *seen.labels):
-            if identity not in sent:
-                verdict.note("phantom", identity)
-        if len({ack.identity for ack in evidence.acks} & sent) == len(sent):
-            # only where every send was acknowledged does the log of acknowledgements name every place that we wrote to
-            for place in seen.letters:
-                if place not in acked_at:
-                    verdict.note("phantom", f"dead letter of {place}")
+        _count_repeats(seen, verdict)
+        _count_phantoms(evidence, seen, acked_at, verdict)
 
     def _count_differences(
         self, tenant: str, rows: Iterable[Row], history: ledger_history.LedgerHistory, features: NDArray[np.float64], verdict: Verdict
@@ -247,6 +236,25 @@ class Judge:
         if sha256 not in self._models:
             self._models[sha256] = self._open_model(sha256)
         return self._models[sha256]
+
+
+def _count_repeats(seen: _Seen, verdict: Verdict) -> None:
+    for found in (seen.decisions, seen.labels, seen.letters):
+        for name, count in found.items():
+            if count > 1:
+                verdict.note("duplicate", f"{count} rows of {name}", count - 1)
+
+
+def _count_phantoms(evidence: Evidence, seen: _Seen, acked_at: set[tuple[str, int, int]], verdict: Verdict) -> None:
+    sent = set(evidence.sent)
+    for identity in (*seen.decisions, *seen.labels):
+        if identity not in sent:
+            verdict.note("phantom", identity)
+    if sent <= {ack.identity for ack in evidence.acks}:
+        # only where every send was acknowledged does the log of acknowledgements name every place that we wrote to
+        for place in seen.letters:
+            if place not in acked_at:
+                verdict.note("phantom", f"dead letter of {place}")
 
 
 def _label_identity(applied: LabelApplied) -> str:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,13 @@ def run_soak(plan: Plan, options: SoakOptions, *, say: Say, on_progress: Callabl
         murderer.start()
         gauge.start()
         traffic = endless(
-            tenant, options.rate, seed=options.seed, start_ms=start_ms, is_over=lambda: time.monotonic() >= ends_s, users=10_000, merchants=1_000
+            tenant,
+            options.rate,
+            seed=options.seed,
+            start_ms=start_ms,
+            is_over=lambda: time.monotonic() >= ends_s,
+            users=10_000,
+            merchants=1_000,
         )
         try:
             run = campaign.drive(traffic, on_progress=on_progress)
@@ -113,7 +118,7 @@ class _Murderer(threading.Thread):
         self._every_s = options.kill_every_s
         self._ends_s = ends_s
         self._say = say
-        self._chance = random.Random(options.seed)
+        self._chance = random.Random(options.seed)  # noqa: S311 - repeatable on purpose
         self._stopping = threading.Event()
 
     def stop(self) -> None:

@@ -63,7 +63,9 @@ class Run:
         self.acks.append(Ack(len(self.acks), "", ledger.TRANSACTIONS, 0, BAD_OFFSET, 0.0))
         self.sent = sent
         self.rows: list[Row] = [
-            (row.topic, zlib.crc32(row.key or b"") % 3, row.value) for row in pipeline.drain() if row.topic in TOPICS and row.lane == "ledger"
+            (row.topic, zlib.crc32(row.key or b"") % 3, row.value)
+            for row in pipeline.drain()
+            if row.topic in TOPICS and row.lane == "ledger"
         ]
 
     def verdict(self) -> Verdict:
