@@ -80,7 +80,12 @@ class Campaign:
     ) -> Run:
         """Send everything at its time and wait for the answers; may be called again."""
         driver = Driver(
-            self._bootstrap, self._codec, hold=False, acks=self.acks, producer_options=producer_options, on_progress=on_progress
+            self._bootstrap,
+            self._codec,
+            hold=False,
+            acks=self.acks,
+            producer_options={"log_level": 0, **(producer_options or {})},  # a broker that is away is part of the plan
+            on_progress=on_progress,
         )
         self.run = driver.run_so_far
         try:

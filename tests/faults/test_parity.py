@@ -51,7 +51,7 @@ def _sent(world: World, tenant: str, cards: int) -> list[Transaction]:
                 country=chance.choice(("AT", "US")),
                 card_country="AT",
                 declined=chance.random() < 0.1,
-                lat=48.0 + chance.random(),
+                lat=round(48.0 + chance.random(), 6),  # the kernel keeps millionths of a degree
                 lon=16.0,
             )
         )

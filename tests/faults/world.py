@@ -112,7 +112,7 @@ class World:
         """How often Flink has restarted the running job."""
         job_id = scoring_job.state_of(self.stack.plan).job_id
         answer = read_json_url(f"{self.stack.addresses.flink_rest_url}/jobs/{job_id}/metrics?get=numRestarts")
-        return int(float(answer[0]["value"]))
+        return int(float(answer[0]["value"])) if answer else 0  # the metric appears with the first restart's bookkeeping
 
     def wait_for_a_checkpoint(self, patience_s: float = 60.0) -> None:
         """Until the next checkpoint has completed."""
