@@ -19,7 +19,7 @@ from infra import nemesis, scoring_job
 from infra.campaign import endless
 from infra.jobs import find_newest_checkpoint
 from infra.probes import read_json_url
-from tests.faults.world import CLEAN, World, figures, strike
+from tests.faults.world import ANSWER_S, CLEAN, World, figures, strike
 
 
 def hosts_python(pid: int) -> bool:
@@ -31,8 +31,8 @@ def runs_operators(world: World, server: str) -> bool:
     """Whether Flink runs subtasks of the job on a TaskManager now."""
     state = scoring_job.state_of(world.stack.plan)
     job = f"{world.stack.addresses.flink_rest_url}/jobs/{state.job_id}"
-    vertices = read_json_url(job)["vertices"]
-    subtasks = [task for vertex in vertices for task in read_json_url(f"{job}/vertices/{vertex['id']}")["subtasks"]]
+    vertices = read_json_url(job, ANSWER_S)["vertices"]
+    subtasks = [task for vertex in vertices for task in read_json_url(f"{job}/vertices/{vertex['id']}", ANSWER_S)["subtasks"]]
     return any(task["taskmanager-id"] == server and task["status"] == "RUNNING" for task in subtasks)
 
 
@@ -73,7 +73,7 @@ def test_f02_a_killed_jobmanager(world: World) -> None:
                 newest = find_newest_checkpoint(world.stack.layout, world.ticket())
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
                 job_id = scoring_job.state_of(world.stack.plan).job_id
-                answer = read_json_url(f"{world.stack.addresses.flink_rest_url}/jobs/{job_id}/checkpoints")["latest"]["restored"]
+                answer = read_json_url(f"{world.stack.addresses.flink_rest_url}/jobs/{job_id}/checkpoints", ANSWER_S)["latest"]["restored"]
                 restored.append((newest, answer["external_path"]))
 
         verdict = world.under_fault(campaign, fault)

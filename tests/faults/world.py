@@ -28,6 +28,7 @@ from tests.faults.toxics import Proxy
 
 CLEAN = dict.fromkeys(ANOMALIES, 0)
 CHECKPOINT_S = 1.0
+ANSWER_S = 20.0  # Flink answers late on a machine that also carries the load
 _ENTRY = "tests.faults.variant_job:resume"
 
 _numbers = itertools.count(1)
@@ -104,14 +105,14 @@ class World:
     def wait_until_gone(self, patience_s: float = 60.0) -> None:
         """Until Flink has no job of ours: its slots are then free, and its checkpoints final."""
         deadline = time.monotonic() + patience_s
-        while any(job.name == JOB_NAME for job in read_jobs(self.stack.addresses.flink_rest_url)):
+        while any(job.name == JOB_NAME for job in read_jobs(self.stack.addresses.flink_rest_url, ANSWER_S)):
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
     def restarts(self) -> int:
         """How often Flink has restarted the running job."""
         job_id = scoring_job.state_of(self.stack.plan).job_id
-        answer = read_json_url(f"{self.stack.addresses.flink_rest_url}/jobs/{job_id}/metrics?get=numRestarts")
+        answer = read_json_url(f"{self.stack.addresses.flink_rest_url}/jobs/{job_id}/metrics?get=numRestarts", ANSWER_S)
         return int(float(answer[0]["value"])) if answer else 0  # the metric appears with the first restart's bookkeeping
 
     def wait_for_a_checkpoint(self, patience_s: float = 60.0) -> None:
