@@ -43,6 +43,7 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": eof,
             "queued.max.messages.kbytes": 65_536,
+            "log_level": 0,  # a broker that is away is an error of the call, not a line on somebody's terminal twenty times a second
         }
     )
 
