@@ -1,15 +1,16 @@
-"""``bench``: figures of this machine, one command each."""
+"""``bench``: measurements of the running system on this machine, each a report."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group
-from cli.output import print_error, print_table, report, stopwatch
+from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, rate
+from cli.output import print_error, print_lines, print_table, report, stopwatch
 
 if TYPE_CHECKING:
     from cli.arguments import Commands
+    from generator.driver import Run
 
 __all__ = ["is_right", "register"]
 
@@ -17,6 +18,11 @@ _PEERS = """\
 Have bytewax, Quix Streams, Spark structured streaming and our own job work off the same prepared topic, one after the other on two
 cores, with the same features, model and rules, and check every feature of every decision.  The first use installs the peers into an
 environment of their own under the state folder (1.5 GB).  Exit status 1 when a program failed, lost an event or got a feature wrong.
+"""
+_SOAK = """\
+Load at a rate for some minutes while a server (TaskManager, JobManager, broker, in seeded random turn) is killed with SIGKILL every
+so many seconds.  At the end the oracle compares what the broker acknowledged with what the ledger committed: lost, duplicate,
+phantom, gap, diff, inversion.  Exit status 1 unless all are 0 and every kill was recovered from.
 """
 
 
@@ -26,6 +32,11 @@ def register(commands: Commands) -> None:
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
     peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard")
+    soak = add_command(bench, "soak", _soak, "load for minutes with a kill every so often, and the oracle's verdict", description=_SOAK)
+    soak.add_argument("--minutes", type=rate, default=15.0, metavar="N", help="length of the load (default 15)")
+    soak.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between kills, 0 for none (default 60)")
+    soak.add_argument("--rate", type=rate, default=500.0, help="events a second (default 500)")
+    soak.add_argument("--seed", type=int, default=1, help="of the traffic and of the order of the kills")
 
 
 def _peers(arguments: argparse.Namespace) -> int:
@@ -52,3 +63,34 @@ def _print(results: dict[str, dict[str, Any]]) -> None:
     names = ("end", *rates, "decided", "repeated", "differing_rows", "guarantee")
     rows = [(name, *(one.get(key) for key in names)) for name, one in results.items()]
     print_table(("", *(name.replace("_", " ") for name in names)), rows)
+
+
+def _soak(arguments: argparse.Namespace) -> int:
+    from infra.application import bring_up  # noqa: PLC0415 - help works without any package
+    from infra.soak import SoakOptions, run_soak  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+
+    say = stopwatch()
+    stack = Stack()
+    bring_up(stack, say)
+    options = SoakOptions(arguments.minutes, arguments.kill_every, arguments.rate, arguments.seed)
+    shown_s = 0.0
+
+    def show(run: Run) -> None:
+        nonlocal shown_s
+        if run.seconds - shown_s >= 10.0:
+            shown_s = run.seconds
+            say(f"{run.sent:>9,} sent  {run.answered:>9,} decided")
+
+    result = run_soak(stack.plan, options, say=say, on_progress=show)
+    report(result, as_json=arguments.json, people=lambda: _print_soak(result))
+    return GOOD if result["clean"] else FINDING
+
+
+def _print_soak(result: dict[str, Any]) -> None:
+    plain = [
+        (name.replace("_", " "), value) for name, value in result.items() if value not in ({}, []) and not isinstance(value, (dict, list))
+    ]
+    print_table(("", ""), plain)
+    print_lines([""])
+    print_table(("killed", "after s", "recovery s"), [tuple(kill.values()) for kill in result["recovery_s"]])

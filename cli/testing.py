@@ -19,12 +19,14 @@ from cli.output import print_error, print_lines, report, say
 if TYPE_CHECKING:
     from cli.arguments import Commands
 
-__all__ = ["CHECKS", "DEFAULT_SUITES", "SUITES", "register", "split_arguments"]
+__all__ = ["CHECKS", "SUITES", "register", "split_arguments"]
 
 _REPO = Path(__file__).resolve().parent.parent
 
 SUITES = ("unit", "contract", "integration", "faults")
-DEFAULT_SUITES = ("unit", "contract", "integration")  # the faults kill servers for many minutes; by name or with "all"
+
+# What takes long is marked "slow" and left out, except where the faults are asked for by name or everything is.
+_EVERYTHING = ("-m", "slow or not slow")
 
 _BOOTSTRAP = "fraudguard"  # has no suffix, so no tool finds it by itself
 
@@ -37,11 +39,13 @@ CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 _DESCRIPTION = """\
-Run the tests.  Without a suite: the static checks (ruff, mypy, import layers) and the suites unit, contract and integration.
-With "all" the faults too.  Whatever follows the suite goes to pytest: ./fraudguard test unit -k geo -x
+Run the tests.  Without a suite: the static checks (ruff, mypy, import layers) and every suite without what takes long.
+With "all": that too.  "faults" runs all fault scenarios, with --quick those of the default run (about six minutes); --kills N sets
+how many faults of a kind each kill scenario has.  Whatever follows the suite goes to pytest: ./fraudguard test unit -k geo -x
 """
 
-_PYTEST_MISUSE = (4, 5)  # a usage error; nothing collected
+_NOTHING_COLLECTED = 5
+_PYTEST_MISUSE = (4, _NOTHING_COLLECTED)  # 4 is a usage error
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,15 @@ class _Outcome:
 def register(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "test", _test, "run the tests and the static checks", description=_DESCRIPTION)
-    parser.add_argument("suite", nargs="?", choices=(*SUITES, "all"), help="one suite, or all of them with the faults")
+    parser.add_argument("suite", nargs="?", choices=(*SUITES, "all"), help="one suite, or all of them with everything that takes long")
+    parser.add_argument("--quick", action="store_true", help="of the faults only what the default run has")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of the command line, and those that ``test`` passes on to pytest."""
     if arguments[:1] != ["test"]:
         return list(arguments), []
-    known = {*SUITES, "all", "--json", "-h", "--help"}
+    known = {*SUITES, "all", "--quick", "--json", "-h", "--help"}
     own, passed_on = split_after(arguments[1:], known.__contains__)
     if passed_on and not passed_on[0].startswith("-") and not own:
         return list(arguments), []  # a misspelt suite: the parser names the right ones
@@ -69,13 +74,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    suites = {None: DEFAULT_SUITES, "all": SUITES}.get(arguments.suite, (arguments.suite,))
+    suites = SUITES if arguments.suite in (None, "all") else (arguments.suite,)
     checks = [_run_check(name, command) for name, command in CHECKS] if arguments.suite in (None, "all") else []
     folders = [folder for folder in suites if (_REPO / "tests" / folder).is_dir()]
     if not folders:
         print_error(f"there are no tests in tests/{suites[0]}")
         return MISUSE
-    status, counts, seconds = _run_pytest(folders, arguments.passed_on, quiet=arguments.json)
+    is_long = not arguments.quick and arguments.suite in ("faults", "all")
+    passed_on = [*(_EVERYTHING if is_long else ()), *arguments.passed_on]
+    status, counts, seconds = _run_suites(folders, passed_on, quiet=arguments.json)
     failed = [check.name for check in checks if not check.passed]
     payload = {
         "passed": status == 0 and not failed,
@@ -100,6 +107,22 @@ def _run_check(name: str, command: Sequence[str]) -> _Outcome:
         say(done.stdout.rstrip())
     say(f"{'ok    ' if outcome.passed else 'FAILED'}  {name}  ({outcome.seconds:.1f} s)")
     return outcome
+
+
+def _run_suites(folders: Sequence[str], passed_on: Sequence[str], *, quiet: bool) -> tuple[int, dict[str, int], float]:
+    """The faults in a run of their own: two stacks at once would slow each other down."""
+    statuses: list[int] = []
+    counts: dict[str, int] = {}
+    seconds = 0.0
+    for group in ([folder for folder in folders if folder != "faults"], [folder for folder in folders if folder == "faults"]):
+        if group:
+            ended, found, took = _run_pytest(group, passed_on, quiet=quiet)
+            statuses.append(ended)
+            counts = {name: counts.get(name, 0) + found.get(name, 0) for name in {**counts, **found}}
+            seconds += took
+    # a choice such as -k may leave one of the two without tests
+    told = [status for status in statuses if status != _NOTHING_COLLECTED] or statuses
+    return max(told), counts, seconds
 
 
 def _run_pytest(folders: Sequence[str], passed_on: Sequence[str], *, quiet: bool) -> tuple[int, dict[str, int], float]:

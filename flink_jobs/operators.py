@@ -20,14 +20,14 @@ from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, Part, Record
 from serving import ledger
 
-__all__ = ["InferOperator", "IngestOperator", "ObserveOperator"]
+__all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
 SWITCH_INTERVAL_S = 0.002
 SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
 
 
-class _FlinkMap:
+class FlinkMap:
     """A ByteMap over Flink's map state; what it addresses follows the key of the current row."""
 
     def __init__(self, state: MapState) -> None:
@@ -68,7 +68,7 @@ class _Shell(KeyedProcessFunction):
         # what is loaded now stays, and a batch makes objects by the thousand without cycles: looking for some took longer than most
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        self._maps: Mapping[str, ByteMap] = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
+        self._maps: Mapping[str, ByteMap] = {name: FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
         group = runtime_context.get_metrics_group()
         counters: dict[str, Any] = {}
 

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyflink.common import Configuration, Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import DataStream, KeyedStream
-from pyflink.datastream.state import MapState, MapStateDescriptor
+from pyflink.datastream.state import MapStateDescriptor
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
+from flink_jobs.operators import FlinkMap
 from flink_jobs.pattern_settings import PATTERN_JOB_NAME, PatternSettings
 from flink_jobs.pattern_windows import MAPS, PatternWindows
 from fraud.patterns import Limits
@@ -49,7 +50,7 @@ class PatternOperator(KeyedProcessFunction):
 
     def open(self, runtime_context: RuntimeContext) -> None:
         settings = self._settings
-        self._maps = {name: _FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in MAPS}
+        self._maps = {name: FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in MAPS}
         group = runtime_context.get_metrics_group()
         counters: dict[str, Any] = {}
 
@@ -90,26 +91,6 @@ class PatternOperator(KeyedProcessFunction):
     def _rows(self, alerts: Sequence[Alert]) -> Iterator[Row]:
         if alerts:
             yield Row(tuple(alert.card_id.encode() for alert in alerts), tuple(map(self._codec.encode_alert, alerts)))
-
-
-class _FlinkMap:
-    """A ByteMap over Flink's map state."""
-
-    def __init__(self, state: MapState) -> None:
-        self._state = state
-
-    def get(self, key: str) -> bytes | None:
-        value = self._state.get(key)
-        return None if value is None else bytes(value)
-
-    def put(self, key: str, value: bytes) -> None:
-        self._state.put(key, value)
-
-    def remove(self, key: str) -> None:
-        self._state.remove(key)
-
-    def items(self) -> Iterable[tuple[str, bytes]]:
-        return [(key, bytes(value)) for key, value in self._state.items()]
 
 
 def _descriptor(name: str) -> MapStateDescriptor:

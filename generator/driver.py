@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import polars as pl
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
 from fraud.errors import Unavailable
 from fraud.events import Label, Transaction, decision_id
+from generator.acks import Ack, AckLog, identity_of
 from serving import ledger
 from serving.codec import Codec
 from serving.history import to_transactions
@@ -51,6 +53,7 @@ class Run:
     latencies_ms: list[float] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     sent_ids: dict[str, str] = field(default_factory=dict)  # decision id -> transaction id
+    sent_labels: set[str] = field(default_factory=set)  # identities, see generator.acks
     answered_ms: dict[str, float] = field(default_factory=dict)  # decision id -> wall clock of its first answer
     fast_lane_repeats: int = 0
 
@@ -90,6 +93,9 @@ class Driver:
         hold: keep labels and transactions of a card in the order of the file.
         on_progress: called about ten times a second with the run so far and the latest decisions.
         clock: wall clock in seconds.
+        acks: where to write down what the broker acknowledged.  A record that it did not take is then no error of the run: it
+            is not in the log.
+        producer_options: of librdkafka, over our own.
     """
 
     def __init__(
@@ -101,6 +107,8 @@ class Driver:
         hold: bool = True,
         on_progress: Callable[[Run], None] = lambda _run: None,
         clock: Callable[[], float] = time.time,
+        acks: AckLog | None = None,
+        producer_options: Mapping[str, str | int | bool] | None = None,
     ) -> None:
         self._bootstrap = bootstrap
         self._codec = codec
@@ -109,7 +117,10 @@ class Driver:
         self._on_progress = on_progress
         self._clock = clock
         self.run_so_far = Run()
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True})
+        self._acks = acks
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "enable.idempotence": True, **(producer_options or {})}
+        )
         self._failed: list[str] = []
         self._outstanding: Counter[tuple[str, str]] = Counter()
         self._held: dict[tuple[str, str], deque[Outgoing]] = {}
@@ -141,7 +152,9 @@ class Driver:
             self._producer.flush(30)
         finally:
             reader.close()
-        if self._failed:
+            if self._acks is not None:
+                self._acks.sync()
+        if self._failed and self._acks is None:
             raise Unavailable("kafka", f"{len(self._failed)} records were not accepted, the first because of: {self._failed[0]}")
         return self.run_so_far
 
@@ -201,8 +214,9 @@ class Driver:
         del self._held[card]
 
     def _send_label(self, label: Label) -> None:
-        self._produce(ledger.LABELS, label.card_id, self._codec.encode_label(label))
         self.run_so_far.labels_sent += 1
+        self.run_so_far.sent_labels.add(identity_of(label))
+        self._produce(ledger.LABELS, label.card_id, self._codec.encode_label(label), label)
 
     def _send_transaction(self, item: Outgoing) -> None:
         tx = item.record
@@ -213,12 +227,15 @@ class Driver:
         self.run_so_far.sent += 1
         self.run_so_far.sent_ids[identity] = tx.transaction_id
         self._due[identity] = self._started_s + item.due_s
-        self._produce(ledger.TRANSACTIONS, tx.card_id, self._codec.encode_transaction(tx))
+        self._produce(ledger.TRANSACTIONS, tx.card_id, self._codec.encode_transaction(tx), tx)
 
-    def _produce(self, topic: str, key: str, value: bytes) -> None:
+    def _produce(self, topic: str, key: str, value: bytes, record: Transaction | Label) -> None:
+        delivered = self._delivered
+        if self._acks is not None:
+            delivered = partial(self._acknowledged, self._acks.number(), identity_of(record))
         while True:
             try:
-                self._producer.produce(topic, value, key.encode(), on_delivery=self._delivered)
+                self._producer.produce(topic, value, key.encode(), on_delivery=delivered)
                 break
             except BufferError:
                 self._producer.poll(0.1)
@@ -230,11 +247,20 @@ class Driver:
         if error is not None:
             self._failed.append(str(error))
 
+    def _acknowledged(self, number: int, identity: str, error: object, message: Message) -> None:
+        self._delivered(error, message)
+        if error is None and self._acks is not None:
+            offset = message.offset()
+            place = str(message.topic()), int(message.partition() or 0), -1 if offset is None else max(-1, int(offset))
+            self._acks.write(Ack(number, identity, *place, self._clock() * 1000.0))
+
     def _receive(self, reader: Consumer, timeout_s: float) -> None:
         now_s = self._clock()
         if now_s - self._reported_s > 0.1:
             self._reported_s = now_s
             self.run_so_far.seconds = now_s - self._started_s
+            if self._acks is not None:
+                self._acks.sync()
             self._on_progress(self.run_so_far)
         self._producer.poll(0)
         for message in reader.consume(1_000, timeout=timeout_s):

@@ -47,6 +47,7 @@ __all__ = [
 
 _RESUME_TIMEOUT_S = 240.0
 _RETRY_S = 5.0
+_ANSWER_TIMEOUT_S = 15.0  # who is about to submit can wait for a busy JobManager
 _OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
 
 
@@ -125,9 +126,9 @@ class JobStatus:
     state: str
 
 
-def read_jobs(flink_rest_url: str) -> list[JobStatus]:
+def read_jobs(flink_rest_url: str, timeout_s: float = 2.0) -> list[JobStatus]:
     """The jobs that the JobManager holds and that are not over; raises ``OSError`` or ``ValueError`` when it does not answer."""
-    listed = read_json_url(f"{flink_rest_url}/jobs/overview")["jobs"]
+    listed = read_json_url(f"{flink_rest_url}/jobs/overview", timeout_s)["jobs"]
     return [JobStatus(job["name"], job["jid"], job["state"]) for job in listed if job["state"] not in _OVER]
 
 
@@ -161,7 +162,7 @@ def submit_if_missing(plan: Plan, ticket: JobTicket) -> str | None:
     with (plan.layout.jobs / "submission.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ticket = next((saved for saved in load_tickets(plan.layout) if saved.name == ticket.name), ticket)
-        if not find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
+        if not find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
             return None
         module, function = ticket.resume.split(":")
         resume = cast("Resume", getattr(import_module(module), function))

@@ -59,6 +59,7 @@ _RUNNING_TIMEOUT_S = 120.0
 _SUBMIT_TIMEOUT_S = 240.0
 _SAVEPOINT_TIMEOUT_S = 120.0
 _POLL_S = 0.2
+_ANSWER_TIMEOUT_S = 15.0  # a JobManager that deploys a job on a busy machine keeps its callers waiting for seconds
 _KEY_BYTES = 32
 SHARDS = 2  # of the local stack: the fewer, the larger the batches; a job cannot have more subtasks than shards
 
@@ -128,7 +129,7 @@ def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: N
     """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
     ticket = ticket_of(plan)
     ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
-    if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url)):
+    if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
         checkpoint = find_newest_checkpoint(plan.layout, ticket)
         progress(f"submitting the scoring job{f' from {checkpoint}' if checkpoint else ''}")
         submit_if_missing(plan, ticket)
@@ -183,7 +184,7 @@ def state_of(plan: Plan, name: str = JOB_NAME) -> JobState:
         return JobState("absent", None, {}, None)
     job_id = ticket.job_ids[-1]
     try:
-        job = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}")
+        job = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}", _ANSWER_TIMEOUT_S)
     except URLError as error:
         if getattr(error, "code", None) == 404:
             return JobState("absent", job_id, {}, None)
@@ -214,7 +215,9 @@ def wait_until_running(plan: Plan, name: str = JOB_NAME) -> JobState:
 def _last_failure(plan: Plan, job_id: str | None) -> str:
     """The newest failure of a job in a line, "" when it has none or Flink does not say."""
     try:
-        history = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+        history = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}/exceptions", _ANSWER_TIMEOUT_S)["exceptionHistory"][
+            "entries"
+        ]
     except (OSError, ValueError, KeyError):
         return ""
     return f", last failure: {history[0]['stacktrace'].splitlines()[0]}" if history else ""
@@ -230,7 +233,7 @@ def savepoint(plan: Plan, *, stop: bool, name: str = JOB_NAME) -> str:
     trigger = _post(f"{base}/{'stop' if stop else 'savepoints'}", body)["request-id"]
     deadline = time.monotonic() + _SAVEPOINT_TIMEOUT_S
     while time.monotonic() < deadline:
-        answer = read_json_url(f"{base}/savepoints/{trigger}")
+        answer = read_json_url(f"{base}/savepoints/{trigger}", _ANSWER_TIMEOUT_S)
         if answer["status"]["id"] == "COMPLETED":
             return _location(answer["operation"], plan, stop=stop, name=name)
         time.sleep(_POLL_S)

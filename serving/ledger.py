@@ -43,6 +43,7 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": eof,
             "queued.max.messages.kbytes": 65_536,
+            "log_level": 0,  # a broker that is away is an error of the call, not a line on somebody's terminal twenty times a second
         }
     )
 
@@ -71,13 +72,17 @@ def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
         reader.close()
 
 
-def read_to_end(bootstrap: str, topics: Sequence[str], start: Sequence[TopicPartition] | None = None) -> Iterator[Message]:
+def read_to_end(
+    bootstrap: str, topics: Sequence[str], start: Sequence[TopicPartition] | None = None, *, committed: bool = True
+) -> Iterator[Message]:
     """Yield the committed records of the topics, each partition in order, up to what is stable now.
+
+    With ``committed`` false the records of open and aborted transactions come too, up to the last one.
 
     Raises:
         Unavailable: the broker does not answer, or a topic is not there.
     """
-    reader = consumer(bootstrap, eof=True)
+    reader = consumer(bootstrap, committed=committed, eof=True)
     try:
         places = list(start) if start is not None else partitions_of(reader, topics)
         reader.assign(places)

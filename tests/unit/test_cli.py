@@ -65,6 +65,7 @@ def test_progress_never_reaches_standard_output(capsys: pytest.CaptureFixture[st
     [
         (["test"], ["test"], []),
         (["test", "unit", "--json", "-k", "geo", "-x"], ["test", "unit", "--json"], ["-k", "geo", "-x"]),
+        (["test", "faults", "--quick", "--kills", "3"], ["test", "faults", "--quick"], ["--kills", "3"]),
         (["test", "-k", "unit"], ["test"], ["-k", "unit"]),
         (["test", "unti"], ["test", "unti"], []),
         (["status", "-k"], ["status", "-k"], []),

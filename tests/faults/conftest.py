@@ -1,0 +1,65 @@
+"""One private stack with the scoring job for all fault tests of a run, and how hard they hit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from infra import scoring_job
+from infra.first_model import train_first_model
+from infra.settings import StackSettings
+from infra.stack import Stack
+from serving import model_files
+from serving.enrich import Enricher
+from tests.faults.toxics import Proxy
+from tests.faults.world import Load, World
+
+_MEASURED = pytest.StashKey[list[dict[str, object]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--kills", type=int, default=1, help="faults of a kind in each kill test (default 1; nightly 10, release 30 or more)")
+    group.addoption("--fault-rate", type=float, default=300.0, help="events a second (default 300)")
+    group.addoption("--fault-events", type=int, default=2_000, help="events of each scenario at least (default 2,000; nightly 60,000)")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[World]:
+    stack = Stack(tmp_path_factory.mktemp("faults"), StackSettings.on_free_ports())
+    proxy: Proxy | None = None
+    try:
+        models = scoring_job.models_dir(stack.layout)
+        key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
+        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=time.time_ns() // 1_000_000, rows=8_000)
+        model_files.promote(models, report.sha256)
+        stack.up()
+        proxy = Proxy(stack.plan.settings.redis_port)
+        option = pytestconfig.getoption
+        load = Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
+        world = World(stack, proxy, load, tmp_path_factory.mktemp("acks"))
+        pytestconfig.stash[_MEASURED] = world.measured
+        world.start_job()
+        yield world
+    finally:
+        stack.down()
+        if proxy is not None:
+            proxy.close()
+
+
+@pytest.fixture
+def world(shared: World) -> Iterator[World]:
+    """Whole before each test, whatever the one before it left."""
+    shared.make_whole()
+    return shared
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(_MEASURED, [])
+    if rows:
+        terminalreporter.section("measured")
+        for row in rows:
+            terminalreporter.write_line(json.dumps(row, default=str))

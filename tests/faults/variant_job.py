@@ -1,0 +1,156 @@
+"""The scoring job as the fault tests run it: other settings, or with a safeguard taken out for a negative control.
+
+``resume`` is the entry of the job's ticket, so the supervisor brings back exactly this variant after a kill.  A ticket's argument is
+JSON: ``settings`` and ``core`` override fields of the job's settings, ``variant`` names an entry of ``VARIANTS``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyflink.datastream import DataStream
+
+from flink_jobs import assembly, score
+from flink_jobs.assembly import CoreSettings
+from flink_jobs.infer import Infer
+from flink_jobs.ingest import Ingest
+from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.settings import JobSettings
+from fraud.errors import InvalidEvent
+from infra import flink, scoring_job
+from infra.java import find_java_home
+from infra.jobs import JobTicket
+from infra.plan import Plan
+from infra.settings import REPO_ROOT
+
+Count = Callable[[str, int], None]
+
+
+class _Unguarded:
+    """A codec whose refusals are no InvalidEvent: what a missing guard makes of a poison record."""
+
+    def __init__(self, codec: Any) -> None:
+        self._codec = codec
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codec, name)
+
+    def decode_transaction(self, value: bytes | None) -> Any:
+        try:
+            return self._codec.decode_transaction(value)
+        except InvalidEvent as error:
+            raise RuntimeError(str(error)) from error
+
+
+def _without_dedup(core: Ingest) -> None:
+    core._logs.knows = lambda *_: False  # type: ignore[method-assign]
+
+
+def _without_guard(core: Ingest) -> None:
+    core._codec = _Unguarded(core._codec)  # type: ignore[assignment]
+
+
+def _without_clamp(core: Ingest) -> None:
+    core._now_ms = lambda: 1 << 60
+
+
+def _ingest_without(remove: Callable[[Ingest], None]) -> Callable[[CoreSettings, Count], Ingest]:
+    def build(settings: CoreSettings, count: Count) -> Ingest:
+        core = assembly.build_ingest(settings, count)
+        remove(core)
+        return core
+
+    return build
+
+
+class NoDedupIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_dedup))
+
+
+class NoGuardIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_guard))
+
+
+class NoClampIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_clamp))
+
+
+class _Slow:
+    """A sink that takes its time over each part while the file ``flag`` is there."""
+
+    def __init__(self, core: Infer, flag: Path, pause_s: float) -> None:
+        self._core = core
+        self._flag = flag
+        self._pause_s = pause_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def process(self, *arguments: Any) -> Any:
+        if self._flag.exists():
+            time.sleep(self._pause_s)
+        return self._core.process(*arguments)
+
+
+def slow_flag(settings: CoreSettings) -> Path:
+    """Beside the models, where the workers find it."""
+    return Path(settings.models_dir).parent / "slow"
+
+
+def _slow_infer(settings: CoreSettings, count: Count) -> Any:
+    return _Slow(assembly.build_infer(settings, count), slow_flag(settings), pause_s=0.1)
+
+
+class SlowInfer(InferOperator):
+    build = staticmethod(_slow_infer)
+
+
+VARIANTS: dict[str, score.Operators] = {
+    "": score.SCORING,
+    "no dedup": score.Operators(NoDedupIngest, ObserveOperator, InferOperator),
+    "no guard": score.Operators(NoGuardIngest, ObserveOperator, InferOperator),
+    "no clamp": score.Operators(NoClampIngest, ObserveOperator, InferOperator),
+    "slow sink": score.Operators(IngestOperator, ObserveOperator, SlowInfer),
+    "no uids": score.SCORING,
+}
+
+
+def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
+    """Submit the variant; the driver's JVM stays in the process that started it, hence one of its own."""
+    chosen = json.loads(ticket.arguments[0])
+    settings = scoring_job.settings_of(plan)
+    core = replace(settings.core, **chosen["core"])
+    settings = settings.model_copy(update={**chosen["settings"], "core": core, "restore_from": checkpoint})
+    file = plan.layout.jobs / "variant.settings"
+    file.write_text(settings.model_dump_json())
+    submitted = subprocess.run(
+        [str(plan.python), "-m", "tests.faults.variant_job", str(file), chosen["variant"]],
+        env=flink.environment(plan.layout, find_java_home(), python=plan.python),
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert submitted.returncode == 0, submitted.stderr[-4000:]
+    return submitted.stdout.split()[-1]
+
+
+def main(file: str, variant: str) -> None:
+    """Imported by its name, so that the operators are pickled by reference and not by value."""
+    from tests.faults import variant_job
+
+    if variant == "no uids":
+        DataStream.uid = lambda self, _uid: self  # type: ignore[method-assign]
+    print(score.submit(JobSettings.model_validate_json(Path(file).read_text()), variant_job.VARIANTS[variant]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
