@@ -58,7 +58,8 @@ def configure(service: str, *, level: int = logging.INFO, stream: TextIO | None 
         )
     )
     root = logging.getLogger()
-    root.handlers = [foreign]
+    # plain stream handlers would write each line a second time, as text; those of other kinds are somebody's own business
+    root.handlers = [*(handler for handler in root.handlers if type(handler) is not logging.StreamHandler), foreign]
     root.setLevel(max(level, logging.WARNING))  # libraries tell of trouble only
 
 

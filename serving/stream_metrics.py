@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -360,10 +361,8 @@ _process: list[tuple[StreamExporter, Exporter | None]] = []
 def process_exporter(settings: ExporterSettings | None = None, *, clock: Callable[[], int] | None = None) -> StreamExporter:
     """The exporter of this process, started at the first call however many operators it hosts.
 
-    Where nobody asked for one (see :class:`ExporterSettings`) the counts are kept and nothing listens.
-
-    Raises:
-        OSError: the port is taken or the announcement cannot be written.
+    Where nobody asked for one (see :class:`ExporterSettings`), or where it cannot listen, the counts are kept and nothing answers:
+    a stream without metrics still decides.
     """
     with _process_lock:
         if not _process:
@@ -372,8 +371,16 @@ def process_exporter(settings: ExporterSettings | None = None, *, clock: Callabl
             registry = CollectorRegistry(auto_describe=False)
             registry.register(exporter)
             ProcessCollector(registry=registry)
-            _process.append((exporter, serve(registry, settings, prefix="stream") if settings.enabled else None))
+            _process.append((exporter, _serve(registry, settings) if settings.enabled else None))
         return _process[0][0]
+
+
+def _serve(registry: CollectorRegistry, settings: ExporterSettings) -> Exporter | None:
+    try:
+        return serve(registry, settings, prefix="stream")
+    except OSError:
+        structlog.get_logger().exception("no_metrics", port=settings.port)
+        return None
 
 
 def _now_ms() -> int:
