@@ -21,6 +21,7 @@ from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.schemas import SCHEMAS
 from serving.scoring import Scorer
+from serving.stream_metrics import StreamExporter
 from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
@@ -58,7 +59,7 @@ class Pipeline:
     def __init__(self, shards: int = 3, seed: int = 0, now_ms: int = 2_000_000_000_000, rules: str = NO_RULES) -> None:
         self.codec = codec()
         self.shards = shards
-        self.counts: dict[str, int] = defaultdict(int)
+        self.exporter = StreamExporter(lambda: 0)
         self._random = random.Random(seed)
         self._now_ms = now_ms
         self._rules = rules
@@ -68,9 +69,6 @@ class Pipeline:
         self._build()
 
     def _build(self) -> None:
-        def count(name: str, amount: int) -> None:
-            self.counts[name] += amount
-
         def logs() -> EntityLogs:
             return EntityLogs(Evaluator(), None, 100)
 
@@ -85,7 +83,7 @@ class Pipeline:
                 out_of_orderness_ms=60_000,
                 idle_ms=30_000,
                 now_ms=lambda: self._now_ms,
-                count=count,
+                metrics=self.exporter.new_metrics(),
             )
             for _ in range(self.shards)
         ]
@@ -98,10 +96,16 @@ class Pipeline:
                 VersionedModels(self.codec, None, None),
                 CATALOGUE,
                 blacklisted=lambda _tx: [],
-                count=count,
+                now_ms=lambda: self._now_ms,
+                metrics=self.exporter.new_metrics(),
             )
             for _ in range(self.shards)
         ]
+
+    def count_of(self, name: str, **labels: str) -> float:
+        """What the metrics say of one series."""
+        samples = (sample for family in self.exporter.collect() for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name and sample.labels == labels)
 
     def crash(self) -> None:
         """Forget everything but the states and what is in flight: a restore from a checkpoint taken now."""

@@ -158,7 +158,7 @@ def test_a_duplicate_is_counted_and_leaves_no_trace() -> None:
     assert [row.topic for row in first if row.topic == ledger.DECISIONS] == [ledger.DECISIONS]
     assert pipeline.drain() == []
     assert states == {name: dict(entries.entries) for name, entries in pipeline.maps[0].items() if name in ("cards", "entities")}
-    assert pipeline.counts["duplicates"] == 2
+    assert pipeline.count_of("fraud_detection_transactions_total", status="duplicate") == 2
 
 
 def test_bad_records_become_dead_letters_and_the_rest_is_scored() -> None:
