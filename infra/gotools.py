@@ -67,9 +67,7 @@ def ensure_tools(say: Callable[[str], None], home: Path | None = None) -> bool:
         partial = folder / f"{name}.{os.getpid()}.part"
         command = [str(go), "build", "-trimpath", "-mod=readonly", "-tags", _TAGS, "-ldflags", "-s -w", "-o", str(partial), PACKAGES[name]]
         environment = {**os.environ, "GOWORK": "off"}
-        done = subprocess.run(
-            command, cwd=_MODULE, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, cwd=_MODULE, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise Unavailable("go", f"{name} could not be built: {(done.stderr or done.stdout).strip()[-800:]}")
         partial.replace(folder / name)
