@@ -250,7 +250,7 @@ def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[
     name = f"taskmanager-{number}"
     metrics_port = plan.settings.flink_metrics_port + number
     # the operators inside the process announce their own exporter (see serving.exporter)
-    announcing = {"FRAUDGUARD_METRICS_FOLDER": str(plan.layout.metrics), "FRAUDGUARD_METRICS_COMPONENT": name}
+    announcing = {"FRAUDGUARD_METRICS_FOLDER": str(plan.layout.metrics), "FRAUDGUARD_METRICS_NODE": name}
 
     def prepare() -> None:
         flink.write_configuration(plan)

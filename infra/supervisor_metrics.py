@@ -119,9 +119,9 @@ def _jobs_running(plan: Plan, tickets: Sequence[JobTicket]) -> dict[str, bool]:
 
 def _checkpoint_age_s(layout: Layout, ticket: JobTicket, now_s: float) -> float | None:
     """Seconds since the newest checkpoint that a resumption would start from was completed; None when there is none."""
-    checkpoint = find_newest_checkpoint(layout, ticket)
+    checkpoint = find_newest_checkpoint(layout, ticket) if ticket.job_ids else None
     if checkpoint is None:
-        return None
+        return None  # nothing yet, or stopped on purpose with a savepoint: nothing is open
     metadata = Path(unquote(urlsplit(checkpoint).path)) / "_metadata"
     try:
         return max(0.0, now_s - metadata.stat().st_mtime)
@@ -216,6 +216,6 @@ def start_exporter(plan: Plan, servers: Sequence[Server]) -> Exporter:
     ProcessCollector(registry=registry)
     names = [server.name for server in servers if component_of(server.name) == _FLINK]
     for name, target in zip(names, plan.addresses.metrics_targets, strict=True):
-        announce(plan.layout.metrics / f"flink-{name}.json", [target], {"component": name})
-    settings = ExporterSettings(host=HOST, port=0, folder=plan.layout.metrics, component="stack")
+        announce(plan.layout.metrics / f"flink-{name}.json", [target], {"node": name})
+    settings = ExporterSettings(host=HOST, port=0, folder=plan.layout.metrics, node="stack")
     return serve(registry, settings, prefix="supervisor")

@@ -1,6 +1,6 @@
 """Puts a registry of metrics on HTTP and announces where, so that Prometheus finds the exporter of every process.
 
-The announcement is a file of Prometheus' own file-based discovery.  It is named after the component, so that a restarted process
+The announcement is a file of Prometheus' own file-based discovery.  It is named after the process, so that a restarted process
 takes its predecessor's place; that of a dead one stays, and Prometheus shows the target as down, which is the truth.
 """
 
@@ -30,7 +30,7 @@ class ExporterSettings(BaseSettings):
     host: str = "127.0.0.1"  # metrics are for this machine unless a deployment says otherwise
     port: int = Field(default=0, ge=0, le=65535)  # 0: any free one; Kubernetes names one
     folder: Path | None = None  # where to announce it
-    component: str = "process"
+    node: str = "process"  # which of several processes of a kind this is; the label node of all its series
 
     @property
     def enabled(self) -> bool:
@@ -60,7 +60,7 @@ def serve(registry: CollectorRegistry, settings: ExporterSettings, *, prefix: st
     exporter = Exporter(settings.host, server.server_port)
     if settings.folder is not None:
         target = f"{exporter.host}:{exporter.port}"
-        announce(settings.folder / f"{prefix}-{settings.component}.json", [target], {"component": settings.component})
+        announce(settings.folder / f"{prefix}-{settings.node}.json", [target], {"node": settings.node})
     return exporter
 
 

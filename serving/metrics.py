@@ -1,7 +1,8 @@
 """The one catalogue of metric names: what each is called, what it means, and which process emits it.
 
 Emitters, rules, dashboards and tests take names from here; a test holds all of them together.  Nothing is measured here.
-Units stand in the names, as Prometheus asks; a ratio is 0..1.  Labels have few values: never a card, a tenant or an id.
+Units stand in the names, as Prometheus asks; a ratio is 0..1.  Labels have few values: never a card, a tenant or an id; and none is
+called as those that scraping adds (``job``, ``instance``, ``node``), or Prometheus would rename it.
 """
 
 from __future__ import annotations
@@ -187,13 +188,13 @@ _SUPERVISOR = (
         ("process", "direction"),
         rows=("S-OBS-27",),
     ),
-    Metric("fraud_detection_job_running", "gauge", Emitter.SUPERVISOR, "1 when Flink runs it.", ("job",), rows=("S-OBS-51",)),
+    Metric("fraud_detection_job_running", "gauge", Emitter.SUPERVISOR, "1 when Flink runs it.", ("job_name",), rows=("S-OBS-51",)),
     Metric(
         "fraud_detection_checkpoint_age_seconds",
         "gauge",
         Emitter.SUPERVISOR,
         "Age of the newest completed checkpoint on disk: what was pre-committed since then waits for the next one.",
-        ("job",),
+        ("job_name",),
         rows=("S-OBS-51",),
     ),
     Metric(
@@ -201,7 +202,7 @@ _SUPERVISOR = (
         "gauge",
         Emitter.SUPERVISOR,
         "After this long without its job the broker aborts an open transaction, and what it held is lost.",
-        ("job",),
+        ("job_name",),
     ),
     Metric(
         "fraud_detection_consumer_lag_records",
@@ -308,22 +309,13 @@ _TASK = ("job_id", "job_name", "task_name", "subtask_index", "tm_id")
 
 # Of the several hundred that Flink reports, those that answer a question of an operator.
 FLINK: tuple[FlinkMetric, ...] = (
-    FlinkMetric("flink_jobmanager_numRunningJobs", "Jobs that run.", ()),
-    FlinkMetric("flink_jobmanager_numRegisteredTaskManagers", "TaskManagers that the JobManager hears from.", ()),
-    FlinkMetric("flink_jobmanager_taskSlotsAvailable", "Slots without a task.", ()),
-    FlinkMetric("flink_jobmanager_job_uptime", "Milliseconds since the job last started to run.", _JOB),
     FlinkMetric("flink_jobmanager_job_numRestarts", "Restarts of the job since it was submitted.", _JOB),
     FlinkMetric("flink_jobmanager_job_lastCheckpointDuration", "Milliseconds that the last checkpoint took.", _JOB),
     FlinkMetric("flink_jobmanager_job_lastCheckpointSize", "Bytes that the last checkpoint added.", _JOB),
     FlinkMetric("flink_jobmanager_job_lastCheckpointFullSize", "Bytes of the whole state in the last checkpoint.", _JOB),
-    FlinkMetric("flink_jobmanager_job_numberOfCompletedCheckpoints", "Checkpoints completed.", _JOB),
     FlinkMetric("flink_jobmanager_job_numberOfFailedCheckpoints", "Checkpoints failed.", _JOB),
-    FlinkMetric("flink_taskmanager_job_task_numRecordsInPerSecond", "Records a second into a subtask (batches, after the first).", _TASK),
     FlinkMetric("flink_taskmanager_job_task_busyTimeMsPerSecond", "Milliseconds of each second that a subtask works.", _TASK),
     FlinkMetric("flink_taskmanager_job_task_backPressuredTimeMsPerSecond", "Milliseconds of each second that it is held back.", _TASK),
-    FlinkMetric("flink_taskmanager_job_task_idleTimeMsPerSecond", "Milliseconds of each second that it has nothing to do.", _TASK),
     FlinkMetric("flink_taskmanager_Status_JVM_Memory_Heap_Used", "Bytes of heap in use.", ("tm_id",)),
     FlinkMetric("flink_taskmanager_Status_JVM_Memory_Heap_Max", "Bytes of heap that it may use.", ("tm_id",)),
-    FlinkMetric("flink_taskmanager_Status_JVM_CPU_Load", "Share of the machine that the JVM uses, 0..1.", ("tm_id",)),
-    FlinkMetric("flink_taskmanager_Status_Flink_Memory_Managed_Used", "Bytes of managed memory (RocksDB) in use.", ("tm_id",)),
 )

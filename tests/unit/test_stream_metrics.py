@@ -187,6 +187,7 @@ def test_names_are_unique_and_carry_their_units() -> None:
     names = [entry.name for entry in CATALOGUE]
     assert len(set(names)) == len(names)
     assert all(entry.name.endswith("_total") == (entry.type == "counter") for entry in CATALOGUE)
+    assert not {label for entry in CATALOGUE for label in entry.labels} & {"job", "instance", "node", "le"}  # scraping adds these
     assert all(entry.help.endswith(".") for entry in CATALOGUE)
     assert all(list(entry.buckets) == sorted(set(entry.buckets)) for entry in CATALOGUE)
     assert all(bool(entry.buckets) == (entry.type == "histogram") for entry in CATALOGUE)
@@ -197,10 +198,10 @@ def test_an_exporter_is_found_through_its_announcement(tmp_path: Path) -> None:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(exporter)
     decide(exporter.new_metrics(), 2)
-    settings = ExporterSettings(folder=tmp_path / "metrics", component="taskmanager-1")
+    settings = ExporterSettings(folder=tmp_path / "metrics", node="taskmanager-1")
     served = serve(registry, settings, prefix="stream")
     (group,) = json.loads((tmp_path / "metrics" / "stream-taskmanager-1.json").read_text())
-    assert group == {"targets": [f"127.0.0.1:{served.port}"], "labels": {"component": "taskmanager-1"}}
+    assert group == {"targets": [f"127.0.0.1:{served.port}"], "labels": {"node": "taskmanager-1"}}
     with urlopen(f"http://{group['targets'][0]}/metrics", timeout=5) as answer:
         assert at(samples(answer.read().decode()), "fraud_detection_transactions_total", status="decided") == 2
     with pytest.raises(OSError, match="in use"):
