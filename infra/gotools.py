@@ -47,7 +47,7 @@ def find_tool(name: str, home: Path | None = None) -> Path | None:
     return Path(installed) if installed else None
 
 
-def ensure_tools(say: Callable[[str], None], home: Path | None = None) -> bool:
+def ensure_tools(say: Callable[[str], None], home: Path | None = None, *, find: Callable[[], Path | None] = find_go) -> bool:
     """Build what is missing; False, with a word on why, when that cannot be done here.
 
     Raises:
@@ -56,7 +56,7 @@ def ensure_tools(say: Callable[[str], None], home: Path | None = None) -> bool:
     missing = [name for name in PACKAGES if find_tool(name, home) is None]
     if not missing:
         return True
-    go = find_go()
+    go = find()
     if go is None:
         say(f"{' and '.join(missing)}: not on this machine, and no Go to build them; the tests of rules and routes are skipped")
         return False

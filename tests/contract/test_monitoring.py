@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.dashboards import DASHBOARDS, FOLDER, expressions, render, write
+from infra.dashboards import DASHBOARDS, FOLDER, write
 from infra.gotools import find_tool
+from infra.panels import Dashboard, expressions, render
 from infra.settings import REPO_ROOT
 from serving.metrics import CATALOGUE, EMITTED_NOW, FLINK, series_of
 from tests.promql import missing_from, names_in
@@ -69,7 +70,7 @@ def test_every_rule_names_only_what_the_catalogue_has(path: Path) -> None:
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
-def test_every_panel_names_only_what_is_emitted_now(dashboard: Any) -> None:
+def test_every_panel_names_only_what_is_emitted_now(dashboard: Dashboard) -> None:
     exposed = catalogued(emitted_now=True)
     missing = {expr: missing_from(exposed, expr) for expr in expressions(dashboard)}
     assert {expr: what for expr, what in missing.items() if what} == {}
@@ -187,7 +188,7 @@ def test_promtool_can_parse_every_expression_of_the_dashboards(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
-def test_every_panel_says_what_it_shows_in_which_unit_and_lies_beside_the_others(dashboard: Any) -> None:
+def test_every_panel_says_what_it_shows_in_which_unit_and_lies_beside_the_others(dashboard: Dashboard) -> None:
     panels = render(dashboard)["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:

@@ -17,8 +17,9 @@ from generator.driver import Driver, interleave
 from generator.generate import demo_traffic
 from infra import scoring_job
 from infra.application import bring_up, codec_of
-from infra.dashboards import DASHBOARDS, expressions
+from infra.dashboards import DASHBOARDS
 from infra.first_model import train_first_model
+from infra.panels import Dashboard, expressions
 from infra.replay import watch_ledger
 from infra.settings import REPO_ROOT
 from infra.stack import Stack
@@ -110,9 +111,9 @@ def test_what_is_to_be_emitted_now_is_exposed_with_its_labels(scraped: Scrape) -
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
-def test_every_panel_can_be_answered(scraped: Scrape, dashboard: object) -> None:
+def test_every_panel_can_be_answered(scraped: Scrape, dashboard: Dashboard) -> None:
     exposed = {**scraped.exposed, **RECORDED}
-    missing = {expr: missing_from(exposed, expr) for expr in expressions(dashboard)}  # type: ignore[arg-type]
+    missing = {expr: missing_from(exposed, expr) for expr in expressions(dashboard)}
     assert {expr: what for expr, what in missing.items() if what} == {}
 
 
