@@ -229,9 +229,4 @@ def _python(plan: Plan) -> dict[str, Any]:
 
 
 def _reporting() -> dict[str, Any]:
-    return {
-        "metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory",
-        # nine tenths of a scrape (630 kB of a TaskManager) are clients and operators, which the web UI shows to whoever looks for them
-        "metrics.reporter.prom.filter.excludes": "taskmanager.job.task.operator*",
-        "metrics.reporter.prom.scope.variables.excludes": "task_attempt_id;task_attempt_num",  # new series after each restart
-    }
+    return {"metrics.reporter.prom.factory.class": "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"}
