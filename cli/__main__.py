@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if namespace.handler is None:
         parser.print_help()
         return MISUSE if arguments else GOOD
+    _configure_logs()
     try:
         return int(namespace.handler(namespace))
     except (Unavailable, InvalidEvent, Denied) as error:
@@ -57,6 +59,13 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever read our output has seen enough; without this the interpreter complains while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
+
+
+def _configure_logs() -> None:
+    """What libraries have to say goes to standard error as JSON; results and progress are the commands' own."""
+    from serving import logs  # noqa: PLC0415 - help works without any package
+
+    logs.configure("cli", level=logging.WARNING)
 
 
 if __name__ == "__main__":

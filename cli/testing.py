@@ -80,6 +80,8 @@ def _test(arguments: argparse.Namespace) -> int:
     if not folders:
         print_error(f"there are no tests in tests/{suites[0]}")
         return MISUSE
+    if "contract" in folders:
+        _prepare_tools()
     is_long = not arguments.quick and arguments.suite in ("faults", "all")
     passed_on = [*(_EVERYTHING if is_long else ()), *arguments.passed_on]
     status, counts, seconds = _run_suites(folders, passed_on, quiet=arguments.json)
@@ -95,6 +97,17 @@ def _test(arguments: argparse.Namespace) -> int:
     if status in _PYTEST_MISUSE:
         return MISUSE
     return GOOD if payload["passed"] else FINDING
+
+
+def _prepare_tools() -> None:
+    """Have promtool and amtool where the machine can build them; without them their tests are skipped and say so."""
+    from fraud.errors import Unavailable  # noqa: PLC0415 - help works without any package
+    from infra.gotools import ensure_tools  # noqa: PLC0415
+
+    try:
+        ensure_tools(say)
+    except Unavailable as error:
+        print_error(str(error))
 
 
 def _run_check(name: str, command: Sequence[str]) -> _Outcome:

@@ -6,7 +6,7 @@ The only place of this package that opens connections and files; everything else
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,12 +27,11 @@ from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
 from serving.scoring import Scorer
+from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
-
-Count = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +62,31 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def build_ingest(settings: CoreSettings, count: Count) -> Ingest:
+def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
     """Core of the first operator."""
     evaluator = Evaluator()
     return Ingest(
         _codec(settings),
         Validator(),
         _enricher(settings),
-        _logs(settings, evaluator),
+        _logs(settings, evaluator, metrics),
         evaluator,
         _shared_handover(),
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,
         idle_ms=settings.idle_ms,
         now_ms=now_ms,
-        count=count,
+        metrics=metrics,
     )
 
 
-def build_observe(settings: CoreSettings, _count: Count) -> Observe:
+def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
     """Core of the second operator."""
     evaluator = Evaluator()
-    return Observe(_logs(settings, evaluator), evaluator)
+    return Observe(_logs(settings, evaluator, metrics), evaluator)
 
 
-def build_infer(settings: CoreSettings, count: Count) -> Infer:
+def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
     codec = _codec(settings)
     return Infer(
@@ -98,7 +97,8 @@ def build_infer(settings: CoreSettings, count: Count) -> Infer:
         CATALOGUE,
         _shared_handover(),
         blacklisted=_Blacklisted(settings.redis_url),
-        count=count,
+        now_ms=now_ms,
+        metrics=metrics,
     )
 
 
@@ -106,9 +106,14 @@ def _codec(settings: CoreSettings) -> Codec:
     return Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
 
 
-def _logs(settings: CoreSettings, evaluator: Evaluator) -> EntityLogs:
+def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics) -> EntityLogs:
     store = OnlineStore(settings.redis_url, timeout_s=0.25)
-    return EntityLogs(evaluator, OnlineFeed(BufferedWriter(store, started_ms=now_ms())), settings.cache_entries)
+
+    def report(writer: BufferedWriter) -> None:
+        metrics.online_store(writer.written, writer.refused, writer.dropped, writer.failed_flushes, writer.waiting)
+
+    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report)
+    return EntityLogs(evaluator, feed, settings.cache_entries)
 
 
 def _enricher(settings: CoreSettings) -> Enricher:

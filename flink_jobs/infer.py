@@ -10,6 +10,7 @@ a restore scores with what was in force at the checkpoint.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,11 +21,14 @@ from flink_jobs.cores import ByteMap, OutRow
 from flink_jobs.handover import Handover
 from flink_jobs.packing import FeaturePart, HomePart, Item, ItemKind, peek_header, unpack_home
 from fraud.catalogue import Catalogue
+from fraud.decide import Outcome
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
 from serving import ledger
 from serving.codec import Codec
+from serving.logs import DecisionLog
 from serving.records import Decision, EntityPosition, LabelApplied
 from serving.scoring import Scorer, ScoringInput, alert_of
+from serving.stream_metrics import StreamMetrics
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["Infer"]
@@ -51,7 +55,8 @@ class Infer:
         catalogue: layout of the vector.
         handover: from an ``ingest`` of the same process.
         blacklisted: names of the lists that a transaction is on.
-        count: called with (name, amount) for metrics.
+        now_ms: wall clock, for how long a decision took; no decision depends on it.
+        metrics: what was decided.
     """
 
     def __init__(
@@ -64,7 +69,8 @@ class Infer:
         handover: Handover,
         *,
         blacklisted: Callable[[Transaction], list[str]],
-        count: Callable[[str, int], None],
+        now_ms: Callable[[], int],
+        metrics: StreamMetrics,
     ) -> None:
         self._codec = codec
         self._scorer = scorer
@@ -74,7 +80,9 @@ class Infer:
         self._size = catalogue.size
         self._handover = handover
         self._blacklisted = blacklisted
-        self._count = count
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._log = DecisionLog()
         self._gathering: dict[int, _Gathering] = {}
 
     def close(self) -> None:
@@ -98,7 +106,7 @@ class Infer:
         adopt = self._rules.adopt if kind == "rules" else self._models.adopt
         accepted = adopt(shard, payload)
         if accepted is None:
-            self._count(f"{kind}_refused", 1)
+            self._metrics.refused(kind)
             return
         maps["control"].put(kind, accepted)
 
@@ -152,6 +160,7 @@ class Infer:
         transactions = [items[position].transaction or self._codec.decode_transaction(items[position].body) for position in positions]
         rules = self._rules.of(shard, lambda: control.get("rules"))
         model = self._models.of(shard, lambda: control.get("models"))
+        began_s = time.perf_counter()
         decisions = self._scorer.score(
             ScoringInput(
                 transactions=transactions,
@@ -163,11 +172,26 @@ class Infer:
             rules,
             model,
         )
-        self._count("decisions", len(decisions))
+        self._measure(decisions, [items[position].timestamp_ms for position in positions], time.perf_counter() - began_s)
         rows: list[OutRow] = []
         for decision, position in zip(decisions, positions, strict=True):
             rows += self._rows_of(decision, items[position].body)
         return rows
+
+    def _measure(self, decisions: list[Decision], append_ms: list[int], inference_s: float) -> None:
+        now_ms = self._now_ms()
+        first = decisions[0]
+        self._metrics.decided(
+            scores=[decision.score for decision in decisions],
+            model_scores=None if first.model_score is None else [decision.model_score or 0.0 for decision in decisions],
+            outcomes=[Outcome[decision.outcome] for decision in decisions],
+            append_time_ms=append_ms,
+            newest_event_ms=max(decision.event_time_ms for decision in decisions),
+            now_ms=now_ms,
+            inference_s=inference_s,
+            degraded=first.degraded,
+        )
+        self._log.decisions(decisions, latency_ms=float(now_ms - min(append_ms)))
 
     def _rows_of(self, decision: Decision, transaction: bytes) -> list[OutRow]:
         key = decision.transaction.card_id.encode()
@@ -175,7 +199,7 @@ class Infer:
         rows = [OutRow(ledger.DECISIONS, key, value)]
         alert = alert_of(decision)
         if alert is not None:
-            self._count("alerts", 1)
+            self._metrics.alerts(alert.reason, alert.severity)
             rows.append(OutRow(ledger.ALERTS, key, self._codec.encode_alert(alert)))
         return rows
 

@@ -26,7 +26,9 @@ from fraud.vector import Evaluator, event_row
 from serving.codec import MAX_VALUE_BYTES, Codec
 from serving.dead_letters import storable_transaction
 from serving.enrich import Enricher
+from serving.logs import DecisionLog
 from serving.records import DeadLetter
+from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
 
 __all__ = ["Ingest", "shard_of"]
@@ -63,7 +65,7 @@ class Ingest:
         out_of_orderness_ms: how far behind its partition an event may come before it counts as late.
         idle_ms: silence after which a partition no longer holds back the watermark.
         now_ms: wall clock, for the limit on events from the future.
-        count: called with (name, amount) for metrics.
+        metrics: what came in and what was refused.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Ingest:
         out_of_orderness_ms: int,
         idle_ms: int,
         now_ms: Callable[[], int],
-        count: Callable[[str, int], None],
+        metrics: StreamMetrics,
     ) -> None:
         self._codec = codec
         self._validator = validator
@@ -91,7 +93,8 @@ class Ingest:
         self._out_of_orderness_ms = out_of_orderness_ms
         self._idle_ms = idle_ms
         self._now_ms = now_ms
-        self._count = count
+        self._metrics = metrics
+        self._log = DecisionLog()
         self._progress: dict[int, Progress] = {}
         # number of each shard's last batch; counted anew by every attempt of the job, see ``infer``
         self._batches: dict[int, int] = {}
@@ -105,6 +108,7 @@ class Ingest:
 
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
         """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
+        self._metrics.batch(len(records))
         cards = maps["cards"]
         progress = self._progress_of(shard, cards)
         items: list[Item] = []
@@ -117,7 +121,8 @@ class Ingest:
                 else:
                     self._transaction(record, cards, progress, items, observations, rows)
             except InvalidEvent as error:
-                self._count("dead_letters", 1)
+                self._metrics.dead_letters(record.source, error.code)
+                self._log.dead_letter(record.source, record.partition, record.offset, error.code)
                 items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, error), timestamp_ms=record.timestamp_ms))
         self._logs.commit(cards, **{_PROGRESS: progress.pack()})
         if not items:
@@ -141,13 +146,13 @@ class Ingest:
         key = entity_key(tx.tenant_id, tx.card_id)
         late = progress.is_late(record.partition, tx.event_time_ms, record.timestamp_ms)
         if self._logs.knows(cards, Kind.CARD, key, int(row[k.E_TX])):
-            self._count("duplicates", 1)
+            self._metrics.transactions("duplicate")
             return
         features = np.full(self._width, np.nan)
         self._evaluator.event(row, features)
         seq = self._logs.observe(cards, Kind.CARD, key, row, features[self._own :])
         if late:
-            self._count("late", 1)
+            self._metrics.late()
         self._observe_others(tx, len(items), len(rows), observations)
         rows.append(row)
         body = self._codec.encode_transaction(tx)

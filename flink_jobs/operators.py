@@ -18,7 +18,8 @@ from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfi
 from flink_jobs import assembly, infer, ingest, observe
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, Part, Record
-from serving import ledger
+from serving import ledger, logs
+from serving.stream_metrics import StreamMetrics, process_exporter
 
 __all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
 
@@ -52,10 +53,10 @@ class FlinkMap:
 
 
 class _Shell(KeyedProcessFunction):
-    """What the operators share: state maps by name, a core of their own, counters by name."""
+    """What the operators share: state maps by name, a core of their own, metrics of their own."""
 
     maps: tuple[str, ...] = ()
-    build: Callable[[CoreSettings, Callable[[str, int], None]], Any]
+    build: Callable[[CoreSettings, StreamMetrics], Any]
 
     def __init__(self, settings: CoreSettings, keys: list[int]) -> None:
         self._settings = settings
@@ -69,21 +70,16 @@ class _Shell(KeyedProcessFunction):
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         self._maps: Mapping[str, ByteMap] = {name: FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
-        group = runtime_context.get_metrics_group()
-        counters: dict[str, Any] = {}
-
-        def count(name: str, amount: int) -> None:
-            if name not in counters:
-                counters[name] = group.counter(name)
-            counters[name].inc(amount)
-
-        self._core = type(self).build(self._settings, count)
+        logs.configure("stream")
+        self._metrics_of_core = process_exporter().new_metrics()
+        self._core = type(self).build(self._settings, self._metrics_of_core)
 
     def close(self) -> None:
         # Flink closes an operator also when it failed to open
         core = getattr(self, "_core", None)
         if core is not None:
             core.close()
+            self._metrics_of_core.close()
 
     def _rows(self, parts: Iterable[Part]) -> Iterator[Row]:
         for part in parts:

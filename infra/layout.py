@@ -79,6 +79,11 @@ class Layout:
         return self.run / "registry"
 
     @property
+    def metrics(self) -> Path:
+        """Where each process announces its metrics, in the format of Prometheus' file-based discovery."""
+        return self.run / "metrics"
+
+    @property
     def plan_file(self) -> Path:
         """``stack.json``: ports, addresses and resolved settings of the stack that is up (or was, until ``down``)."""
         return self.run / "stack.json"
@@ -113,6 +118,7 @@ class Layout:
             self.kafka,
             self.redis,
             self.registry,
+            self.metrics,
         ):
             folder.mkdir(parents=True, exist_ok=True)
 

@@ -252,6 +252,8 @@ def _flink(plan: Plan, java_home: Path, environment: Mapping[str, str]) -> list[
 def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[str, str]) -> Server:
     name = f"taskmanager-{number}"
     metrics_port = plan.settings.flink_metrics_port + number
+    # the operators inside the process announce their own exporter (see serving.exporter)
+    announcing = {"FRAUDGUARD_METRICS_FOLDER": str(plan.layout.metrics), "FRAUDGUARD_METRICS_NODE": name}
 
     def prepare() -> None:
         flink.write_configuration(plan)
@@ -261,7 +263,7 @@ def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[
     return Server(
         name=name,
         argv=flink.taskmanager_command(plan, name, metrics_port, java_home),
-        environment=environment,
+        environment={**environment, **announcing},
         folder=plan.layout.run,
         port=metrics_port,
         url=f"http://{HOST}:{metrics_port}/metrics",

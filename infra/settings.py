@@ -58,6 +58,9 @@ class StackSettings(BaseSettings):
     taskmanager_heap_mb: int = Field(default=512, ge=256)
     taskmanager_managed_mb: int = Field(default=256, ge=64)  # RocksDB's block cache and write buffers
 
+    # what the machines of this stack cost, for the cost of a decision: the list price of two small cloud cores; set your own
+    machine_cost_usd_per_hour: float = Field(default=0.10, ge=0)
+
     start_timeout_s: float = Field(default=180.0, gt=0)  # a cold start takes about 15 s on two cores; slow disks get room
     jars_dir: Path | None = None  # None: ``jars`` of the default home, so that private stacks share one download
     python: Path | None = None  # interpreter of the Python operators; None: the one that runs this

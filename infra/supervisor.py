@@ -17,20 +17,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from fraud.errors import Unavailable
 from infra.jobs import JobResumer, spare_slots
 from infra.layout import Layout
-from infra.plan import load_plan
+from infra.plan import Plan, load_plan
 from infra.ports import require_free
 from infra.processes import Identity, identify, is_alive, start, stop_groups
 from infra.records import SUPERVISOR, Phase, Record, append_event, load_record, save_record
 from infra.servers import Server, build_servers
+from infra.supervisor_metrics import start_exporter
+from serving import logs
 
 __all__ = ["Backoff", "Keeper", "Orders", "run"]
 
 _POLL_S = 0.2
 _GRACE_S = 12.0  # Kafka needs a few seconds to hand over; a JVM that needs longer is stuck
 _STEADY_S = 30.0
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,7 @@ class Keeper:
 
     def _note(self, event: str, detail: str) -> None:
         append_event(self._layout, self.server.name, event, detail)
+        _log.info("server", process=self.server.name, change=event, detail=detail)
 
 
 def _describe_exit(code: int | None) -> str:
@@ -196,6 +203,7 @@ def _describe_exit(code: int | None) -> str:
 
 def run(home: Path) -> int:
     """Supervise the stack that ``HOME/run/stack.json`` describes until SIGTERM; returns the exit status."""
+    logs.configure(SUPERVISOR)
     layout = Layout(home)
     plan = load_plan(layout)
     if plan is None:
@@ -223,6 +231,7 @@ def run(home: Path) -> int:
     for thread in threads:
         thread.start()
     append_event(layout, SUPERVISOR, "started", f"pid {os.getpid()}")
+    _export(plan, servers)
     slots = spare_slots(layout)
     while not _stops_or_changes(layout, orders.stopping, slots):
         # a job with slots of its own was asked for: its TaskManagers come up now, and go with the next ``down``
@@ -235,6 +244,17 @@ def run(home: Path) -> int:
         thread.join(timeout=10.0)  # a keeper in the middle of a start must not start one more after the sweep
     _stop(keepers, layout)
     return 0
+
+
+def _export(plan: Plan, servers: Sequence[Server]) -> None:
+    """Serve metrics; a stack without them still runs."""
+    try:
+        exporter = start_exporter(plan, servers)
+    except OSError as error:
+        append_event(plan.layout, SUPERVISOR, "failed", f"no metrics: {error}")
+        _log.exception("no_metrics")
+    else:
+        _log.info("metrics", url=exporter.url)
 
 
 def _stops_or_changes(layout: Layout, stopping: threading.Event, slots: int) -> bool:

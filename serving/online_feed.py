@@ -7,6 +7,7 @@ stream's micro-batches are a few events each at low rates, and a round trip for 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from serving.online_writer import BufferedWriter
 
@@ -16,10 +17,20 @@ INTERVAL_S = 0.05  # the store is then current within a tenth of a second
 
 
 class OnlineFeed:
-    """Takes states from one operator and writes them through ``writer``, which belongs to the feed's thread alone."""
+    """Takes states from one operator and writes them through ``writer``, which belongs to the feed's thread alone.
 
-    def __init__(self, writer: BufferedWriter, interval_s: float = INTERVAL_S) -> None:
+    ``report`` is called on that thread after every write, with the writer as it stands.
+    """
+
+    def __init__(
+        self,
+        writer: BufferedWriter,
+        interval_s: float = INTERVAL_S,
+        *,
+        report: Callable[[BufferedWriter], None] = lambda _writer: None,
+    ) -> None:
         self._writer = writer
+        self._report = report
         self._interval_s = interval_s
         self._lock = threading.Lock()
         self._changed: dict[tuple[int, str], tuple[bytes, int, int]] = {}
@@ -49,3 +60,4 @@ class OnlineFeed:
         for (kind, key), (state, seq, event_time_ms) in changed.items():
             self._writer.put(kind, key, state, seq, event_time_ms)
         self._writer.flush()
+        self._report(self._writer)

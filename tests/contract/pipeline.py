@@ -22,6 +22,7 @@ from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.schemas import SCHEMAS
 from serving.scoring import Scorer
+from serving.stream_metrics import StreamExporter
 from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
@@ -62,7 +63,7 @@ class Pipeline:
     def __init__(self, shards: int = 3, seed: int = 0, now_ms: int = 2_000_000_000_000, rules: str = NO_RULES) -> None:
         self.codec = codec()
         self.shards = shards
-        self.counts: dict[str, int] = defaultdict(int)
+        self.exporter = StreamExporter(lambda: 0)
         self._random = random.Random(seed)
         self._now_ms = now_ms
         self._rules = rules
@@ -73,9 +74,6 @@ class Pipeline:
         self.checkpoint()
 
     def _build(self) -> None:
-        def count(name: str, amount: int) -> None:
-            self.counts[name] += amount
-
         # a handover that is too small for what is in flight: some batches are taken from it and some decoded
         handover = Handover(capacity=2)
 
@@ -94,7 +92,7 @@ class Pipeline:
                 out_of_orderness_ms=60_000,
                 idle_ms=30_000,
                 now_ms=lambda: self._now_ms,
-                count=count,
+                metrics=self.exporter.new_metrics(),
             )
             for _ in range(self.shards)
         ]
@@ -108,7 +106,8 @@ class Pipeline:
                 CATALOGUE,
                 handover,
                 blacklisted=lambda _tx: [],
-                count=count,
+                now_ms=lambda: self._now_ms,
+                metrics=self.exporter.new_metrics(),
             )
             for _ in range(self.shards)
         ]
@@ -118,6 +117,11 @@ class Pipeline:
         rows = self.drain()
         self._kept = [{name: DictMap(entries.entries) for name, entries in maps.items()} for maps in self.maps]
         return rows
+
+    def count_of(self, name: str, **labels: str) -> float:
+        """What the metrics say of one series."""
+        samples = (sample for family in self.exporter.collect() for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name and sample.labels == labels)
 
     def crash(self) -> None:
         """Forget what is in flight and go back to the states of the last checkpoint, with new operators."""

@@ -156,7 +156,7 @@ def test_a_duplicate_is_counted_and_leaves_no_trace() -> None:
     assert [row.topic for row in first if row.topic == ledger.DECISIONS] == [ledger.DECISIONS]
     assert pipeline.drain() == []
     assert states == _entities(pipeline)
-    assert pipeline.counts["duplicates"] == 2
+    assert pipeline.count_of("fraud_detection_transactions_total", status="duplicate") == 2
 
 
 def _entities(pipeline: Pipeline) -> dict[str, bytes]:

@@ -1,0 +1,146 @@
+"""Metrics of the running stack: every process is scraped, and every panel and rule can be answered from what they expose."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
+
+from generator.driver import Driver, interleave
+from generator.generate import demo_traffic
+from infra import scoring_job
+from infra.application import bring_up, codec_of
+from infra.dashboards import DASHBOARDS
+from infra.first_model import train_first_model
+from infra.panels import Dashboard, expressions
+from infra.replay import watch_ledger
+from infra.settings import REPO_ROOT
+from infra.stack import Stack
+from serving import ledger, model_files
+from serving.enrich import Enricher
+from serving.metrics import CATALOGUE, EMITTED_NOW, FLINK, series_of
+from tests.promql import missing_from, names_in
+
+EVENTS = 1_000
+RULES = [
+    rule
+    for path in sorted((REPO_ROOT / "infra" / "prometheus" / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+RECORDED = {rule["record"]: names_in(rule["expr"]).grouped - {"le"} for rule in RULES if "record" in rule}
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """Everything that the announced targets expose: values by name and labels, with those of the target."""
+
+    samples: list[tuple[str, dict[str, str], float]]
+
+    @property
+    def exposed(self) -> dict[str, frozenset[str]]:
+        labels: dict[str, frozenset[str]] = {}
+        for name, of_sample, _ in self.samples:
+            labels[name] = labels.get(name, frozenset()) | of_sample.keys()
+        return labels
+
+    def total(self, name: str, **labels: str) -> float:
+        return sum(value for found, own, value in self.samples if found == name and labels.items() <= own.items())
+
+
+def scrape(stack: Stack) -> Scrape:
+    samples = []
+    for path in sorted(stack.layout.metrics.glob("*.json")):
+        (group,) = json.loads(path.read_text())
+        with urlopen(f"http://{group['targets'][0]}/metrics", timeout=20) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        found = [sample for family in families for sample in family.samples]
+        assert not {label for sample in found for label in sample.labels} & group["labels"].keys()  # Prometheus would rename ours
+        samples += [(sample.name, {**sample.labels, **group["labels"]}, sample.value) for sample in found]
+    return Scrape(samples)
+
+
+@pytest.fixture(scope="module")
+def scraped(stack: Stack) -> Iterator[Scrape]:
+    """A scrape after some traffic and one record that cannot be read; the job is gone afterwards."""
+    models = scoring_job.models_dir(stack.layout)
+    now_ms = time.time_ns() // 1_000_000
+    key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
+    if model_files.production(models) is None:
+        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms, rows=8_000)
+        model_files.promote(models, report.sha256)
+    bring_up(stack, lambda _text: None)
+    bootstrap, codec = stack.addresses.bootstrap_servers, codec_of(stack.plan)
+    producer = Producer({"bootstrap.servers": bootstrap})
+    producer.produce(ledger.TRANSACTIONS, b"\x9c\x01random bytes", b"card")
+    producer.flush(20)
+    frame = demo_traffic(5, EVENTS / 5, seed=31, start_ms=time.time_ns() // 1_000_000 - 5_000, users=500, merchants=50)
+    run = Driver(bootstrap, codec, hold=False).run(interleave(frame, None, EVENTS / 5), paced=True, linger_s=90.0)
+    watch_ledger(bootstrap, codec, run.sent_ids, quiet_s=40.0)
+    yield scrape(stack)
+    scoring_job.stop(stack.plan, with_savepoint=False)
+
+
+def test_every_process_announces_itself_and_answers(stack: Stack, scraped: Scrape) -> None:
+    names = {path.stem for path in stack.layout.metrics.glob("*.json")}
+    assert names == {
+        "flink-jobmanager",
+        "flink-taskmanager-1",
+        "flink-taskmanager-2",
+        "stream-taskmanager-1",
+        "stream-taskmanager-2",
+        "supervisor-stack",
+    }
+    nodes = {labels["node"] for name, labels, _ in scraped.samples if name == "fraud_detection_transactions_total"}
+    assert nodes == {"taskmanager-1", "taskmanager-2"}
+
+
+def test_what_is_to_be_emitted_now_is_exposed_with_its_labels(scraped: Scrape) -> None:
+    exposed = scraped.exposed
+    expected = {name: labels for entry in CATALOGUE if entry.emitter in EMITTED_NOW for name, labels in series_of(entry).items()}
+    expected |= {entry.name: frozenset(entry.labels) for entry in FLINK}
+    assert {name: labels - exposed.get(name, frozenset()) for name, labels in expected.items() if name not in exposed} == {}
+    assert {name: labels - exposed[name] for name, labels in expected.items() if labels - exposed[name]} == {}
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
+def test_every_panel_can_be_answered(scraped: Scrape, dashboard: Dashboard) -> None:
+    exposed = {**scraped.exposed, **RECORDED}
+    missing = {expr: missing_from(exposed, expr) for expr in expressions(dashboard)}
+    assert {expr: what for expr, what in missing.items() if what} == {}
+
+
+def test_every_rule_about_what_is_emitted_now_can_be_answered(scraped: Scrape) -> None:
+    later = {name for entry in CATALOGUE if entry.emitter not in EMITTED_NOW for name in series_of(entry)}
+    exposed = {**scraped.exposed, **RECORDED, **dict.fromkeys(later, ()), "up": ("job", "instance")}
+    about_now = [rule for rule in RULES if not names_in(rule["expr"]).metrics.keys() & later]
+    missing = {rule.get("record") or rule["alert"]: missing_from(exposed, rule["expr"]) for rule in about_now}
+    assert {name: what for name, what in missing.items() if what} == {}
+    assert len(about_now) > len(RULES) / 2
+
+
+def test_the_stream_counts_what_went_through_it(scraped: Scrape) -> None:
+    assert scraped.total("fraud_detection_transactions_total", status="decided") == EVENTS
+    assert scraped.total("fraud_detection_transactions_total", status="dead_letter") == 1
+    assert scraped.total("fraud_detection_dead_letters_total", source="transactions", code="bad_magic") == 1
+    assert scraped.total("fraud_detection_ml_predictions_total") == EVENTS
+    assert scraped.total("fraud_score_distribution_count") == scraped.total("fraud_detection_model_score_count") == EVENTS
+    assert scraped.total("fraud_detection_processing_latency_seconds_count") == EVENTS
+    assert scraped.total("fraud_detection_batch_size_sum") == EVENTS + 1
+    assert 0 < scraped.total("fraud_detection_alerts_total") < EVENTS
+
+
+def test_the_supervisor_sees_a_healthy_stack_and_its_job(scraped: Scrape) -> None:
+    health = {labels["component"]: value for name, labels, value in scraped.samples if name == "fraud_detection_system_health"}
+    assert health == {"kafka": 1, "redis": 1, "registry": 1, "flink": 1}
+    assert scraped.total("fraud_detection_job_running", job_name="fraudguard-score") == 1
+    assert scraped.total("fraud_detection_transaction_timeout_seconds") == 900
+    assert 0 <= scraped.total("fraud_detection_checkpoint_age_seconds") < 60
+    assert scraped.total("fraud_detection_process_memory_bytes", process="kafka") > 10_000_000
