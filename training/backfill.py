@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE, Catalogue
 from fraud.currency import to_base_minor_batch
-from fraud.events import Kind, hash64
+from fraud.events import Kind
 from fraud.geo import MISSING, pack_country
+from fraud.hashing import hash64_many
 from fraud.vector import all_event_features, channel_flags
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "LabelTable",
     "event_matrix",
     "file_order",
+    "hashes",
     "label_table",
     "ledger_order",
     "mapped",
@@ -81,7 +85,20 @@ def mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> I
 
 def tenant_hashes(frame: pl.DataFrame, column: str) -> Ints:
     """Hash of each id within its tenant (:func:`fraud.vector.tenant_hash`); 0 where there is none."""
-    return mapped(frame.select(pl.concat_str("tenant_id", column, separator="|").alias("id"))["id"], hash64, 0)
+    return hashes(frame.select(pl.concat_str("tenant_id", column, separator="|").alias("id"))["id"])
+
+
+def hashes(texts: pl.Series) -> Ints:
+    """``fraud.events.hash64`` of each text; 0 for null."""
+    array = texts.rechunk().to_arrow().cast(pa.large_string())
+    _, offsets, data = array.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64, count=len(array) + 1, offset=8 * array.offset)
+    # copies: the compiled signature takes writable memory
+    text_bytes = np.frombuffer(data, dtype=np.uint8).copy() if data is not None and data.size else np.empty(0, dtype=np.uint8)
+    found = hash64_many(text_bytes, starts.copy())
+    if array.null_count:
+        found[texts.is_null().to_numpy()] = 0
+    return cast(Ints, found)
 
 
 def _e6(frame: pl.DataFrame, lat: str, lon: str) -> tuple[Ints, Ints]:

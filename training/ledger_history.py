@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE
 from fraud.errors import InvalidEvent
-from fraud.events import KINDS, Kind, hash64
+from fraud.events import KINDS, Kind
 from serving import ledger
 from serving.avro_columns import Columns
 from serving.codec import Codec
 from serving.column_decoder import ColumnDecoder
-from training.backfill import EVENT_FIELDS, LabelTable, event_matrix, mapped, tenant_hashes
+from training.backfill import EVENT_FIELDS, LabelTable, event_matrix, hashes, tenant_hashes
 
 __all__ = ["IncompleteLedger", "LedgerHistory", "load"]
 
@@ -100,24 +100,41 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
     }
     waiting: dict[str, list[bytes | None]] = {topic: [] for topic in decoders}
     with ThreadPoolExecutor(_THREADS) as pool:
-        columns: dict[str, list[Future[Columns]]] = {topic: [] for topic in decoders}
+        columns: dict[str, list[Future[_Part]]] = {topic: [] for topic in decoders}
         for topic, value in records:
             batch = waiting.get(topic)
             if batch is None:
                 continue
             batch.append(value)
             if len(batch) == _BATCH:
-                columns[topic].append(pool.submit(decoders[topic].decode, batch))
+                columns[topic].append(pool.submit(_part, decoders[topic], topic, batch))
                 waiting[topic] = []
                 if len(columns[topic]) > _MAX_WAITING:
                     columns[topic][-_MAX_WAITING].result()  # reading is ahead of decoding: values must not pile up
         for topic, batch in waiting.items():
-            columns[topic].append(pool.submit(decoders[topic].decode, batch))
-        decisions, applied = (Columns.concatenated([part.result() for part in columns.pop(topic)]) for topic in decoders)
-    return _history(decisions, applied)
+            columns[topic].append(pool.submit(_part, decoders[topic], topic, batch))
+        decided, applied = ([part.result() for part in columns.pop(topic)] for topic in decoders)
+    return _history(decided, Columns.concatenated([part.columns for part in applied]))
 
 
-def _history(decisions: Columns, applied: Columns) -> LedgerHistory:
+@dataclass(slots=True, frozen=True)
+class _Part:
+    """Records of one topic: their columns and, of decisions, the event rows ``int64[n, EVENT_WORDS]``."""
+
+    columns: Columns
+    events: Ints
+
+
+def _part(decoder: ColumnDecoder, topic: str, values: list[bytes | None]) -> _Part:
+    columns = decoder.decode(values)
+    if topic != ledger.DECISIONS:
+        return _Part(columns, np.empty((0, k.EVENT_WORDS), dtype=np.int64))
+    return _Part(columns, event_matrix(columns.frame.select(pl.col(f"{_TX}{name}").alias(name) for name in EVENT_FIELDS)))
+
+
+def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
+    decisions = Columns.concatenated([part.columns for part in decided])
+    events = np.concatenate([part.events for part in decided])
     read = decisions.frame.height
     seqs = _seqs(decisions)
     recorded = decisions.vectors["features"]
@@ -125,14 +142,14 @@ def _history(decisions: Columns, applied: Columns) -> LedgerHistory:
     frame = decisions.frame
     if not first.all():
         frame, kept = frame.filter(first), first.to_numpy()
-        seqs, recorded = seqs[kept], recorded[kept]
+        seqs, recorded, events = seqs[kept], recorded[kept], np.ascontiguousarray(events[kept])
     # another version of the catalogue served these, and its columns mean something else
     recorded[(frame["catalogue_version"] != CATALOGUE.version).to_numpy()] = np.nan
     return LedgerHistory(
         frame=frame.select("tenant_id", "transaction_id", pl.col("transaction.card_id").alias("card_id"), "event_time_ms").with_columns(
             frame["catalogue_version"], frame["outcome"]
         ),
-        events=event_matrix(frame.select(pl.col(f"{_TX}{name}").alias(name) for name in EVENT_FIELDS)),
+        events=events,
         recorded=recorded,
         event_seqs=seqs,
         labels=_labels(applied),
@@ -162,5 +179,5 @@ def _labels(applied: Columns) -> LabelTable:
     if len(kinds) and kinds.max() >= len(_LABELLED):
         raise InvalidEvent("malformed", "a label of an entity that holds none")
     entities = np.zeros((frame.height, len(_LABELLED)), dtype=np.int64)
-    entities[items["row"].to_numpy(), kinds] = mapped(items["key"], hash64, 0)
+    entities[items["row"].to_numpy(), kinds] = hashes(items["key"])
     return LabelTable(np.ascontiguousarray(facts, dtype=np.int64), frame["label_time_ms"].to_numpy(), entities)
