@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, rate
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["is_right", "register"]
 
+_STREAM = """\
+Find the rate that the running job holds, and the latency of its two lanes at fixed rates: open-loop load from this process, counted
+from when each event was due.  Starts what is not running.
+"""
 _PEERS = """\
 Have bytewax, Quix Streams, Spark structured streaming and our own job work off the same prepared topic, one after the other on two
 cores, with the same features, model and rules, and check every feature of every decision.  The first use installs the peers into an
@@ -29,6 +34,10 @@ phantom, gap, diff, inversion.  Exit status 1 unless all are 0 and every kill wa
 def register(commands: Commands) -> None:
     """Add the commands."""
     bench = add_group(commands, "bench", "measure on this machine")
+    stream = add_command(bench, "stream", _stream, "throughput and latency of the running job", description=_STREAM)
+    stream.add_argument("--rates", default="500,1000", metavar="LIST", help="events/s to measure the latency at (default 500,1000)")
+    stream.add_argument("--seconds", type=rate, default=30.0, help="length of each load (default 30)")
+    stream.add_argument("--backlog", type=int, default=60_000, metavar="N", help="events sent at once (default 60000)")
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
     peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard")
@@ -37,6 +46,35 @@ def register(commands: Commands) -> None:
     soak.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between kills, 0 for none (default 60)")
     soak.add_argument("--rate", type=rate, default=500.0, help="events a second (default 500)")
     soak.add_argument("--seed", type=int, default=1, help="of the traffic and of the order of the kills")
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    from infra.application import bring_up, codec_of  # noqa: PLC0415 - help works without any package
+    from infra.bench_stream import BenchOptions, run_bench  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+
+    try:
+        rates = [float(text) for text in arguments.rates.split(",")]
+    except ValueError:
+        print_error("--rates is a list of numbers: 500,1000")
+        return MISUSE
+    if min(rates) <= 0 or arguments.backlog < 1_000:
+        print_error("rates are above 0 and --backlog is at least 1000")
+        return MISUSE
+    say = stopwatch()
+    stack = Stack()
+    bring_up(stack, say)
+    options = BenchOptions(rates, arguments.seconds, arguments.backlog)
+    result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=time.time_ns() // 1_000_000, say=say)
+    report(result, as_json=arguments.json, people=lambda: _print_stream(result))
+    return GOOD if result["sustained_events_per_s"] else FINDING
+
+
+def _print_stream(result: dict[str, Any]) -> None:
+    print_lines([f"{result['backlog_events_per_s']:,} events/s with a backlog, {result['sustained_events_per_s'] or 0:,} sustained"])
+    places = ("p50", "p95", "p99", "p99.9", "max")
+    rows = [(one["rate"], lane, *(one[lane].get(place) for place in places)) for one in result["latency_ms"] for lane in ("fast", "ledger")]
+    print_table(("events/s", "lane", *(f"{place} ms" for place in places)), rows)
 
 
 def _peers(arguments: argparse.Namespace) -> int:

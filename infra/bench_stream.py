@@ -1,0 +1,134 @@
+"""``bench stream``: how many events a second the running job takes, and how long each waits for its answer at given rates.
+
+The load is open-loop and counts from the schedule, see ``infra.load``.  First a backlog shows how fast the job works when it never
+waits for input; then rates below that are offered until one is *held*: its last third waits no longer than its second third by
+more than a half, so no queue grows.  Everything is on: all entities, model, rules, online store, RocksDB, both lanes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generator.generate import demo_traffic
+from infra.load import Load, Measured, prepare, send
+from infra.plan import Plan
+from serving.codec import Codec
+from serving.history import to_transactions
+
+__all__ = ["BenchOptions", "is_held", "percentiles_ms", "run_bench", "working_rate"]
+
+_GROWTH = 1.5
+_GROWTH_ALLOWED_S = 0.1  # of waiting more: below it growth is noise
+_WARM_UP_SHARE = 0.2
+_FRACTIONS = (0.95, 0.85, 0.75, 0.6, 0.45, 0.3)
+_EVENTS_AGO_MS = 3_600_000  # event times end here, so that no run reaches into the future
+_TRAFFIC_RATE = 2_000.0  # of event time: what a population of 40,000 does in its own seconds
+_PLACES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """``rates`` in events/s are measured for ``seconds`` each; ``backlog`` events are sent at once to find the working rate."""
+
+    rates: Sequence[float] = (500.0, 1_000.0)
+    seconds: float = 30.0
+    backlog: int = 60_000
+    seed: int = 7
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """One population's payments, run after run later in event time."""
+
+    codec: Codec
+    seed: int
+    next_ms: int
+    prepared: int = field(default=0)
+
+    def load(self, events: int) -> Load:
+        seconds = events / _TRAFFIC_RATE
+        frame = demo_traffic(seconds, _TRAFFIC_RATE, seed=self.seed, start_ms=self.next_ms)
+        self.next_ms += round(1_000 * seconds) + 1
+        self.prepared += frame.height
+        return prepare(to_transactions(frame), self.codec)
+
+
+def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the bench on a stack that is up; returns what the command prints.
+
+    Raises:
+        Unavailable: Kafka does not answer.
+    """
+    bootstrap = plan.addresses.bootstrap_servers
+    traffic = _Traffic(codec, options.seed, now_ms - 2 * _EVENTS_AGO_MS)
+    say(f"warming up and working off a backlog of {options.backlog:,}")
+    send(bootstrap, traffic.load(options.backlog // 2), rate=None)
+    backlog = send(bootstrap, traffic.load(options.backlog), rate=None)
+    working = working_rate(backlog)
+    say(f"{working:,.0f} events/s while there is a backlog")
+    sustained = None
+    for fraction in _FRACTIONS:
+        rate = working * fraction
+        measured = send(bootstrap, traffic.load(round(rate * options.seconds)), rate=rate)
+        held = is_held(measured)
+        say(f"{rate:,.0f} events/s offered: {'held' if held else 'a queue grows'}")
+        if held:
+            sustained = {"rate": round(rate), **_lanes(measured)}
+            break
+    latencies = []
+    for rate in options.rates:
+        measured = send(bootstrap, traffic.load(round(rate * options.seconds)), rate=rate)
+        latencies.append({"rate": rate, "held": is_held(measured), **_lanes(measured)})
+        say(f"{rate:,.0f} events/s: fast lane {latencies[-1]['fast']}")
+    return {
+        "sustained_events_per_s": None if sustained is None else sustained["rate"],
+        "backlog_events_per_s": round(working),
+        "at_sustained_rate": sustained,
+        "latency_ms": latencies,
+        "events": traffic.prepared,
+        "seconds_a_rate": options.seconds,
+        "warm_up_share_left_out": _WARM_UP_SHARE,
+        "checkpoint_interval_ms": plan.settings.checkpoint_interval_ms,
+        "parallelism": plan.settings.taskmanagers,
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_average": os.getloadavg()[0]},
+    }
+
+
+def working_rate(measured: Measured) -> float:
+    """Events/s between the first tenth and the last tenth of the answers."""
+    answered_s = measured.answered_s()
+    if len(answered_s) < 2:
+        return 0.0
+    low, high = len(answered_s) // 10, len(answered_s) - 1 - len(answered_s) // 10
+    return float((high - low) / max(answered_s[high] - answered_s[low], 1e-9))
+
+
+def is_held(measured: Measured) -> bool:
+    """Whether every event was answered and the wait did not grow from the second third of the load to the last."""
+    latency_s = measured.latency_s["fast"]
+    if measured.unanswered("fast") or not len(latency_s):
+        return False
+    third = len(latency_s) // 3
+    before, after = np.median(latency_s[third : 2 * third]), np.median(latency_s[2 * third :])
+    return bool(after <= max(before * _GROWTH, before + _GROWTH_ALLOWED_S))
+
+
+def _lanes(measured: Measured) -> dict[str, Any]:
+    warm = measured.due_s >= _WARM_UP_SHARE * measured.due_s[-1]
+    lanes: dict[str, Any] = {lane: percentiles_ms(latency_s[warm]) for lane, latency_s in measured.latency_s.items()}
+    return lanes | {"unanswered": measured.unanswered("fast"), "unanswered_in_ledger": measured.unanswered("ledger")}
+
+
+def percentiles_ms(latency_s: NDArray[np.float64]) -> dict[str, float]:
+    """Percentiles (nearest rank) in milliseconds of the latencies that are known; empty without any."""
+    known = np.sort(latency_s[~np.isnan(latency_s)]) * 1e3
+    if not len(known):
+        return {}
+    return {name: round(float(known[max(0, int(np.ceil(place * len(known))) - 1)]), 2) for name, place in _PLACES.items()}
