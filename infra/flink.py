@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import sysconfig
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -131,7 +132,8 @@ def write_configuration(plan: Plan) -> None:
     lib.mkdir(parents=True, exist_ok=True)
     for template in ("log4j.properties", "log4j-cli.properties"):
         shutil.copyfile(flink_home() / "conf" / template, conf / template)
-    partial = conf / f"config.yaml.{os.getpid()}.part"
+    # several keepers start servers at the same time, in threads
+    partial = conf / f"config.yaml.{os.getpid()}.{threading.get_ident()}.part"
     partial.write_text(yaml.safe_dump(_configuration(plan), sort_keys=True), encoding="utf-8")
     partial.replace(conf / "config.yaml")
     for jar in _library(plan):
