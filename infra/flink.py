@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import sysconfig
+import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
