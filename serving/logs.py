@@ -12,7 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -39,13 +40,14 @@ def configure(service: str, *, level: int = logging.INFO, stream: TextIO | None 
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         _Service(service),
     ]
+    target = cast(TextIO, stream or _StandardError())
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(default=_describe)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(target),
         cache_logger_on_first_use=False,
     )
-    foreign = logging.StreamHandler(stream or sys.stderr)
+    foreign = logging.StreamHandler(target)
     foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -61,6 +63,19 @@ def configure(service: str, *, level: int = logging.INFO, stream: TextIO | None 
     # plain stream handlers would write each line a second time, as text; those of other kinds are somebody's own business
     root.handlers = [*(handler for handler in root.handlers if type(handler) is not logging.StreamHandler), foreign]
     root.setLevel(max(level, logging.WARNING))  # libraries tell of trouble only
+
+
+class _StandardError:
+    """Standard error as it is when a line is written; a log that cannot be written is no reason for a stream to stop."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            return sys.stderr.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 class _Service:

@@ -151,3 +151,22 @@ def test_bound_context_reaches_every_line(out: io.StringIO) -> None:
     with structlog.contextvars.bound_contextvars(trace_id="abc", tenant_id="t"):
         structlog.get_logger().info("something")
     assert (lines(out)[0]["trace_id"], lines(out)[0]["tenant_id"]) == ("abc", "t")
+
+
+def test_a_closed_standard_error_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that cannot be written is lost; with standard error back, lines are written again."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    try:
+        configure("stream")
+        closed = io.StringIO()
+        closed.close()
+        monkeypatch.setattr("sys.stderr", closed)
+        structlog.get_logger().warning("lost")
+        later = io.StringIO()
+        monkeypatch.setattr("sys.stderr", later)
+        structlog.get_logger().warning("found")
+        assert [line["event"] for line in lines(later)] == ["found"]
+    finally:
+        structlog.reset_defaults()
+        root.handlers, root.level = before
