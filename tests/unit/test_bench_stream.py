@@ -25,6 +25,7 @@ def test_a_steady_wait_is_held_and_a_growing_one_is_not() -> None:
     steady = 0.05 + 0.02 * rng.random(900)
     assert is_held(_measured(steady))
     assert not is_held(_measured(steady + np.linspace(0, 5, 900)))
+    assert not is_held(_measured(steady + 5))
 
 
 def test_an_event_without_an_answer_is_not_held() -> None:
