@@ -29,8 +29,8 @@ MAX_VALUE_BYTES = 256 * 1024
 HEADER_BYTES = 5
 _MAGIC = 0
 
-# The decision of record never carries the raw address, whoever builds it.
-_BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address",)}
+# The decision of record never carries the raw address, nor another decision, whoever builds it.
+_BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address", "transaction.decided")}
 
 _DECODERS: Mapping[str, Decoder] = {name: compile_decoder(load_schema(name), CLASSES) for name in SCHEMAS}
 _ENCODERS: Mapping[str, Encoder] = {name: compile_encoder(load_schema(name), _BLANK.get(name, ())) for name in SCHEMAS}

@@ -60,7 +60,8 @@ class Contribution:
 class Decision:
     """The one decision of a transaction; ``features`` is float64 in catalogue order with NaN for missing.
 
-    ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.
+    ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.  ``served_at`` and
+    ``stream_score`` belong to decisions of the API: what it had read, and what the stream made of the same event.
     """
 
     decision_id: str
@@ -90,6 +91,8 @@ class Decision:
     transaction: Transaction
     latency_ms: float | None = None
     trace_id: str | None = None
+    served_at: Sequence[EntityPosition] | None = None
+    stream_score: float | None = None
 
 
 @dataclass(slots=True)

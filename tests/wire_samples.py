@@ -43,7 +43,8 @@ def _of(type_: Any, names: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrate
     if type_["type"] == "array":
         items = st.lists(_of(type_["items"], names), max_size=5)
         return items.map(lambda values: np.array(values, np.float64)) if type_["items"] == "double" else items
-    return st.builds(CLASSES[type_["name"]], **{field["name"]: _of(field["type"], names) for field in type_["fields"]})
+    drawn_fields = {field["name"]: _of(field["type"], names) for field in type_["fields"]}
+    return names.setdefault(type_["name"], st.builds(CLASSES[type_["name"]], **drawn_fields))
 
 
 def plain(record: Any) -> Any:
