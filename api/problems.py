@@ -16,11 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.identity import Unauthenticated
 from fraud.errors import Denied, InvalidEvent, Unavailable
 
-__all__ = ["Problem", "ProblemBody", "answer", "install", "responses"]
+__all__ = ["Bugs", "Problem", "ProblemBody", "answer", "install", "responses"]
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 20
@@ -29,15 +30,13 @@ _SAFE = re.compile(r"[^A-Za-z0-9_\-\[\]]")
 _LONGEST_NAME = 48
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """An answer that is not a success: ``code`` is stable and machine-readable, ``detail`` is ours and never the caller's text."""
 
     def __init__(self, status: int, code: str, detail: str = "", *, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
-        super().__init__(code)
+        super().__init__(status, detail, headers)
         self.status = status
         self.code = code
-        self.detail = detail
-        self.headers = headers
         self.extra = extra
 
 
@@ -100,19 +99,39 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911 - one line a kind 
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application as a problem."""
-    for kind in (Problem, InvalidEvent, Unavailable, Denied, RequestValidationError, HTTPException):
+    """Answer every error that a route expects as a problem; the others are for :class:`Bugs`."""
+    for kind in (InvalidEvent, Unavailable, Denied, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
-    app.add_exception_handler(Exception, _handle_bug)
 
 
 async def _handle(_request: Request, error: Exception) -> Response:
     return answer(problem_of(error))
 
 
-async def _handle_bug(request: Request, error: Exception) -> Response:
-    structlog.get_logger().error("unhandled", path=request.scope.get("route_path", ""), exc_info=error)
-    return answer(problem_of(error))
+class Bugs:
+    """Answers what nobody expected with 500 and nothing else; the log has the rest.
+
+    Starlette's own handler of such errors stands outside of every middleware, so its answers would lack the headers of all others.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_answered = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = is_answered or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception as error:
+            if scope["type"] != "http" or is_answered:
+                raise
+            structlog.get_logger().error("unhandled", route=getattr(scope.get("route"), "path", None), exc_info=error)
+            await answer(problem_of(error))(scope, receive, send)
 
 
 def _field_error(error: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem, answer
+from api.problems import Bugs, Problem, answer
 from api.settings import ApiSettings
 
 __all__ = ["install", "openapi_urls"]
@@ -41,6 +41,7 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
             expose_headers=["ETag", "Retry-After"],
         )
+    app.add_middleware(Bugs)
     app.add_middleware(_Envelope, max_body_bytes=settings.max_body_bytes, is_production=settings.is_production)
 
 

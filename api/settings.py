@@ -72,6 +72,10 @@ class ApiSettings(BaseSettings):
             raise ValueError("a limit is at least 1")
         return self
 
+    def user_limit(self, tenant_id: str) -> int:
+        """Requests a minute of one user or key; a tenant that has more for itself may use it through one key."""
+        return max(self.user_requests_per_min, self.tenant_limits.get(tenant_id, 0))
+
     def tenant_limit(self, tenant_id: str) -> int:
         """Requests a minute that a tenant may make."""
         return self.tenant_limits.get(tenant_id, self.tenant_requests_per_min)
