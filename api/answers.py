@@ -184,9 +184,7 @@ class Answers:
                 if states is not None and self._with.features.has_applied(one.transaction, states):
                     one.result = _already_decided(one.transaction)
 
-    def _decide(
-        self, mine: list[_Question], evaluated: Evaluated, read_at_ms: int, trace: Trace, begun_s: float
-    ) -> list[bytes]:
+    def _decide(self, mine: list[_Question], evaluated: Evaluated, read_at_ms: int, trace: Trace, begun_s: float) -> list[bytes]:
         begin_s = self._clock()
         transactions = [one.transaction for one in mine]
         decisions = self._with.sides.score(

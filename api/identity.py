@@ -20,7 +20,7 @@ __all__ = ["API_KEY_HEADER", "PUBLIC_PATHS", "Caller", "Role", "Unauthenticated"
 
 API_KEY_HEADER = "X-API-Key"
 # The only operations that answer a stranger. Development adds /openapi.json and the pages that show it.
-PUBLIC_PATHS = frozenset({"/health", "/health/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 
 
 class Role(StrEnum):

@@ -1,0 +1,102 @@
+"""The scoring routes: one transaction, or several in order.  ``/api/v1/score`` and ``/fraud/detect`` are other names of the first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from api.answers import Answers, Ask
+from api.identity import Caller, Role, require
+from api.problems import Problem, answer, problem_of, responses
+from api.schemas import BatchAnswer, BatchRequest, ScoreAnswer, ScoreRequest
+from api.strict_json import StrictRoute
+from api.tracing import HEADER, Trace, continued
+
+__all__ = ["PATHS", "router"]
+
+PATHS = ("/v1/score", "/api/v1/score", "/fraud/detect")
+_JSON = "application/json"
+
+router = APIRouter(tags=["scoring"], route_class=StrictRoute)
+
+Scoring = Annotated[Caller, require(Role.SERVICE, Role.ADMIN)]
+Key = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+TenantHeader = Annotated[str | None, Header(alias="tenant-id", max_length=128, description="May be sent; must then be the caller's own.")]
+
+
+def _arrived_s() -> float:
+    return time.perf_counter()
+
+
+def _trace(request: Request) -> Trace:
+    return continued(request.headers.get(HEADER))
+
+
+def _answers(request: Request) -> Answers:
+    """The use case; the lifespan has put it there."""
+    found: Answers = request.state.answers
+    return found
+
+
+Arrived = Annotated[float, Depends(_arrived_s)]
+InTrace = Annotated[Trace, Depends(_trace)]
+UseCase = Annotated[Answers, Depends(_answers)]
+
+
+async def score(
+    body: ScoreRequest, caller: Scoring, answers: UseCase, trace: InTrace, begun_s: Arrived, key: Key = None, tenant: TenantHeader = None
+) -> Response:
+    """Decide one transaction.  The same question again gets the first answer, byte for byte, for a day."""
+    _check_tenant(caller, tenant)
+    (result,) = await answers.answer([Ask(body.transaction(caller.tenant_id), body.content(), key)], trace, begun_s)
+    if isinstance(result, Exception):
+        raise result
+    return _json(result, trace)
+
+
+async def score_batch(
+    body: BatchRequest, caller: Scoring, answers: UseCase, trace: InTrace, begun_s: Arrived, tenant: TenantHeader = None
+) -> Response:
+    """Decide transactions in their order.  Each is as if sent alone: its own answer or problem, repeated when it is sent again."""
+    _check_tenant(caller, tenant)
+    asks = [Ask(one.transaction(caller.tenant_id), one.content()) for one in body.transactions]
+    results = await answers.answer(asks, trace, begun_s)
+    return _json(_joined(results), trace)
+
+
+def _check_tenant(caller: Caller, tenant: str | None) -> None:
+    if tenant is not None and tenant != caller.tenant_id:
+        raise Problem(403, "denied", "the tenant-id is not the caller's")
+
+
+def _joined(results: Sequence[bytes | Exception]) -> bytes:
+    """Answers as they were written, and problems, in one document."""
+    items = [bytes(answer(problem_of(one)).body) if isinstance(one, Exception) else one for one in results]
+    return b'{"answers":[' + b",".join(items) + b"]}"
+
+
+def _json(content: bytes, trace: Trace) -> Response:
+    return Response(content, media_type=_JSON, headers={HEADER: trace.traceparent})
+
+
+_DOCUMENTED = responses(409, 422)
+for _path in PATHS:
+    router.add_api_route(
+        _path,
+        score,
+        methods=["POST"],
+        response_class=Response,
+        responses={200: {"model": ScoreAnswer, "description": "The decision."}, **_DOCUMENTED},
+        operation_id=f"score{_path.removesuffix('/score').replace('/', '_')}",
+    )
+router.add_api_route(
+    "/v1/score/batch",
+    score_batch,
+    methods=["POST"],
+    response_class=Response,
+    responses={200: {"model": BatchAnswer, "description": "Answers and problems, in order."}, **responses(422)},
+    operation_id="score_batch",
+)
