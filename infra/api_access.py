@@ -24,7 +24,7 @@ from api.settings import ApiSettings
 from api.tokens import MAX_LIFETIME_S
 from infra.layout import Layout
 from infra.plan import Plan
-from infra.scoring_job import ip_hash_key_file, models_dir
+from infra.scoring_job import code_version, ip_hash_key_file, models_dir
 
 __all__ = ["ISSUER", "Access", "api_settings"]
 
@@ -105,12 +105,12 @@ class Access:
         return key
 
 
-def api_settings(plan: Plan, *, port: int = 8000) -> ApiSettings:
+def api_settings(plan: Plan) -> ApiSettings:
     """Settings of an API on this stack."""
     access = Access(plan.layout)
     return ApiSettings(
         environment="development",
-        port=port,
+        port=plan.settings.api_port,
         bootstrap_servers=plan.addresses.bootstrap_servers,
         redis_url=SecretStr(plan.addresses.redis_url),
         registry_url=plan.addresses.registry_url,
@@ -120,6 +120,7 @@ def api_settings(plan: Plan, *, port: int = 8000) -> ApiSettings:
         issuer=ISSUER,
         api_keys_file=access.key_path,
         signing_secret=SecretStr(access.signing_secret),
+        code_version=code_version(),
     )
 
 

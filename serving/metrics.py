@@ -167,7 +167,7 @@ _SUPERVISOR = (
         "fraud_detection_system_health",
         "gauge",
         Emitter.SUPERVISOR,
-        "1 when the component can do its work now: kafka, redis, flink, registry.",
+        "1 when the component can do its work now: kafka, redis, flink, registry, api.",
         ("component",),
         rows=("S-OBS-18",),
     ),
