@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from api.answers import Answers, Ask
+from api.answers import Answers, Ask, Timing
 from api.identity import Caller, Role, require
 from api.problems import Problem, answer, problem_of, responses
 from api.schemas import BatchAnswer, BatchRequest, ScoreAnswer, ScoreRequest
@@ -27,8 +27,8 @@ Key = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_le
 TenantHeader = Annotated[str | None, Header(alias="tenant-id", max_length=128, description="May be sent; must then be the caller's own.")]
 
 
-def _arrived_s() -> float:
-    return time.perf_counter()
+def _timing() -> Timing:
+    return Timing(time.perf_counter())
 
 
 def _trace(request: Request) -> Trace:
@@ -41,30 +41,30 @@ def _answers(request: Request) -> Answers:
     return found
 
 
-Arrived = Annotated[float, Depends(_arrived_s)]
+Timed = Annotated[Timing, Depends(_timing)]
 InTrace = Annotated[Trace, Depends(_trace)]
 UseCase = Annotated[Answers, Depends(_answers)]
 
 
 async def score(
-    body: ScoreRequest, caller: Scoring, answers: UseCase, trace: InTrace, begun_s: Arrived, key: Key = None, tenant: TenantHeader = None
+    body: ScoreRequest, caller: Scoring, answers: UseCase, trace: InTrace, timing: Timed, key: Key = None, tenant: TenantHeader = None
 ) -> Response:
     """Decide one transaction.  The same question again gets the first answer, byte for byte, for a day."""
     _check_tenant(caller, tenant)
-    (result,) = await answers.answer([Ask(body.transaction(caller.tenant_id), body.content(), key)], trace, begun_s)
+    (result,) = await answers.answer([Ask(body.transaction(caller.tenant_id), body.content(), key)], trace, timing)
     if isinstance(result, Exception):
         raise result
-    return _json(result, trace)
+    return _json(result, trace, timing)
 
 
 async def score_batch(
-    body: BatchRequest, caller: Scoring, answers: UseCase, trace: InTrace, begun_s: Arrived, tenant: TenantHeader = None
+    body: BatchRequest, caller: Scoring, answers: UseCase, trace: InTrace, timing: Timed, tenant: TenantHeader = None
 ) -> Response:
     """Decide transactions in their order.  Each is as if sent alone: its own answer or problem, repeated when it is sent again."""
     _check_tenant(caller, tenant)
     asks = [Ask(one.transaction(caller.tenant_id), one.content()) for one in body.transactions]
-    results = await answers.answer(asks, trace, begun_s)
-    return _json(_joined(results), trace)
+    results = await answers.answer(asks, trace, timing)
+    return _json(_joined(results), trace, timing)
 
 
 def _check_tenant(caller: Caller, tenant: str | None) -> None:
@@ -78,8 +78,8 @@ def _joined(results: Sequence[bytes | Exception]) -> bytes:
     return b'{"answers":[' + b",".join(items) + b"]}"
 
 
-def _json(content: bytes, trace: Trace) -> Response:
-    return Response(content, media_type=_JSON, headers={HEADER: trace.traceparent})
+def _json(content: bytes, trace: Trace, timing: Timing) -> Response:
+    return Response(content, media_type=_JSON, headers={HEADER: trace.traceparent, "server-timing": timing.header})
 
 
 _DOCUMENTED = responses(409, 422)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 import urllib.error
@@ -17,7 +16,7 @@ from infra.api_access import Access
 from infra.layout import Layout
 from infra.plan import Plan, make_plan, save_plan
 from infra.processes import identify, start, stop_groups
-from infra.servers import Server, build_servers
+from infra.servers import build_servers
 from infra.settings import StackSettings
 from infra.topics import create_topics
 

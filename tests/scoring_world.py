@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from api.answers import Answers, Ask, Collaborators, Redis
+from api.answers import Answers, Ask, Collaborators, Redis, Timing
 from api.blocked import Blocked
 from api.features import FeatureReader
 from api.idempotency import FINISH_SHA, Claims
@@ -110,7 +110,7 @@ class FakeBlacklist:
     def __init__(self, *blocked: tuple[str, str, str]) -> None:
         self._blocked = set(blocked)
 
-    def refresh(self, tenant_ids: Any, now_s: float) -> None:
+    def refresh(self, _tenant_ids: Any, _now_s: float) -> None:
         return
 
     def contains(self, tenant_id: str, kind: str, entity_id: str | None) -> bool:
@@ -167,7 +167,7 @@ class World:
 
     async def ask(self, *transactions: Transaction, key: str | None = None, content: bytes | None = None) -> list[bytes | Exception]:
         asks = [Ask(tx, repr(tx).encode() if content is None else content, key) for tx in transactions]
-        return await self.answers.answer(asks, TRACE, time.perf_counter())
+        return await self.answers.answer(asks, TRACE, Timing(time.perf_counter()))
 
     def counted(self, name: str, **labels: str) -> float:
         """A sample of the metrics; 0 where there is none."""
