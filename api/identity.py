@@ -57,7 +57,7 @@ def require(*roles: Role) -> Any:
     """
     allowed = frozenset(roles or Role)
 
-    def caller(
+    async def caller(  # not a plain function: FastAPI would call that on a thread
         request: Request, _bearer: Annotated[Any, Security(_BEARER)] = None, _key: Annotated[Any, Security(_API_KEY)] = None
     ) -> Caller:
         found: Caller | None = getattr(request.state, "caller", None)

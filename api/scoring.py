@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -27,44 +28,38 @@ Key = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_le
 TenantHeader = Annotated[str | None, Header(alias="tenant-id", max_length=128, description="May be sent; must then be the caller's own.")]
 
 
-def _timing() -> Timing:
-    return Timing(time.perf_counter())
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What every scoring request brings besides its body."""
+
+    answers: Answers
+    trace: Trace
+    timing: Timing
 
 
-def _trace(request: Request) -> Trace:
-    return continued(request.headers.get(HEADER))
+async def _asked(request: Request) -> Asked:
+    answers: Answers = request.state.answers  # the lifespan has put it there
+    return Asked(answers, continued(request.headers.get(HEADER)), Timing(time.perf_counter()))
 
 
-def _answers(request: Request) -> Answers:
-    """The use case; the lifespan has put it there."""
-    found: Answers = request.state.answers
-    return found
+Context = Annotated[Asked, Depends(_asked)]
 
 
-Timed = Annotated[Timing, Depends(_timing)]
-InTrace = Annotated[Trace, Depends(_trace)]
-UseCase = Annotated[Answers, Depends(_answers)]
-
-
-async def score(
-    body: ScoreRequest, caller: Scoring, answers: UseCase, trace: InTrace, timing: Timed, key: Key = None, tenant: TenantHeader = None
-) -> Response:
+async def score(body: ScoreRequest, caller: Scoring, asked: Context, key: Key = None, tenant: TenantHeader = None) -> Response:
     """Decide one transaction.  The same question again gets the first answer, byte for byte, for a day."""
     _check_tenant(caller, tenant)
-    (result,) = await answers.answer([Ask(body.transaction(caller.tenant_id), body.content(), key)], trace, timing)
+    (result,) = await asked.answers.answer([Ask(body.transaction(caller.tenant_id), body.content(), key)], asked.trace, asked.timing)
     if isinstance(result, Exception):
         raise result
-    return _json(result, trace, timing)
+    return _json(result, asked)
 
 
-async def score_batch(
-    body: BatchRequest, caller: Scoring, answers: UseCase, trace: InTrace, timing: Timed, tenant: TenantHeader = None
-) -> Response:
+async def score_batch(body: BatchRequest, caller: Scoring, asked: Context, tenant: TenantHeader = None) -> Response:
     """Decide transactions in their order.  Each is as if sent alone: its own answer or problem, repeated when it is sent again."""
     _check_tenant(caller, tenant)
     asks = [Ask(one.transaction(caller.tenant_id), one.content()) for one in body.transactions]
-    results = await answers.answer(asks, trace, timing)
-    return _json(_joined(results), trace, timing)
+    results = await asked.answers.answer(asks, asked.trace, asked.timing)
+    return _json(_joined(results), asked)
 
 
 def _check_tenant(caller: Caller, tenant: str | None) -> None:
@@ -78,8 +73,8 @@ def _joined(results: Sequence[bytes | Exception]) -> bytes:
     return b'{"answers":[' + b",".join(items) + b"]}"
 
 
-def _json(content: bytes, trace: Trace, timing: Timing) -> Response:
-    return Response(content, media_type=_JSON, headers={HEADER: trace.traceparent, "server-timing": timing.header})
+def _json(content: bytes, asked: Asked) -> Response:
+    return Response(content, media_type=_JSON, headers={HEADER: asked.trace.traceparent, "server-timing": asked.timing.header})
 
 
 _DOCUMENTED = responses(409, 422)
