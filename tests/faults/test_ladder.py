@@ -28,6 +28,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiStack]:
         own.up()
         for _ in range(20):
             own.ask("/v1/score", question())
+        # the first record waits for the producer to make itself known to the broker
+        own.wait_until(lambda: own.sample("fraud_api_buffered_events") == 0, "events are not sent")
         yield own
     finally:
         own.down()
