@@ -19,12 +19,14 @@ from fraud.rules import RuleSet
 from infra.application import codec_of
 from infra.plan import Plan
 from infra.scoring_job import models_dir
-from serving import ledger, model_files
+from serving import model_files
+from serving.change_log import Actor, ChangeLog
 from serving.model import load_model
-from serving.records import ModelVersion, RuleSetVersion
-from serving.rules_file import DEFAULT_RULES_PATH, load_rules
+from serving.records import ModelVersion
+from serving.rule_book import RuleBook
+from serving.rules_file import load_rules
 
-__all__ = ["Release", "promote_model", "promote_rules", "rules_in_force"]
+__all__ = ["Release", "change_log", "keep_shipped_rules", "operator", "promote_model", "promote_rules", "rule_book", "rules_in_force"]
 
 _KEY = b"default"
 _FLUSH_S = 15.0
@@ -39,26 +41,42 @@ class Release:
     identity: str
 
 
+def rule_book(plan: Plan) -> RuleBook:
+    """The rules of a stack, as everybody who has changed them left them; raises Unavailable."""
+    book = RuleBook(change_log(plan), codec_of(plan), plan.addresses.bootstrap_servers)
+    book.refresh()
+    return book
+
+
+def change_log(plan: Plan) -> ChangeLog:
+    """The audit log of a stack; raises Unavailable."""
+    log = ChangeLog(plan.addresses.bootstrap_servers, codec_of(plan), _now_ms)
+    log.refresh()
+    return log
+
+
+def operator(author: str | None) -> Actor:
+    """A person at the machine itself."""
+    return Actor("default", author or "operator", "admin")
+
+
 def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
-    """The newest rule set of the topic and its version; the shipped one, version 0, when none was ever promoted."""
-    newest: tuple[int, str] | None = None
-    codec = codec_of(plan)
-    for message in ledger.read_to_end(plan.addresses.bootstrap_servers, ("rules",)):
-        record = codec.decode_rule(message.value())
-        if newest is None or record.version >= newest[0]:
-            newest = record.version, record.body
-    if newest is None:
-        return 0, load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
-    return newest[0], RuleSet.from_json(newest[1], CATALOGUE.index)
+    """The rule set in force and its version; the shipped one, version 0, when none was ever promoted."""
+    book = rule_book(plan)
+    return book.in_force.version, book.rules(book.in_force.rule_set_hash)
+
+
+def keep_shipped_rules(plan: Plan) -> None:
+    """Keep the shipped rules in the audit log, so that decisions made with them can be replayed by a later program."""
+    rule_book(plan).keep_shipped(operator("fraudguard"))
 
 
 def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Release:
     """Check a rule file and put it in force; raises InvalidRules, Unavailable."""
     rules = load_rules(path, CATALOGUE.index)
-    version, _ = rules_in_force(plan)
-    record = RuleSetVersion(version + 1, rules.hash, rules.to_json(), author, _now_ms())
-    _send(plan, "rules", codec_of(plan).encode_rule(record))
-    return Release("rules", str(record.version), rules.hash)
+    book, actor = rule_book(plan), operator(author)
+    made = book.promote(actor, book.draft(actor, rules).rule_set_hash)
+    return Release("rules", str(made.version), made.rule_set_hash)
 
 
 def promote_model(plan: Plan, sha256: str) -> Release:
