@@ -34,7 +34,7 @@ from serving.redis_link import Command, ScriptMissing
 from serving.scoring import ScoringInput
 from serving.validate import validate
 
-__all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis"]
+__all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis", "Timing"]
 
 # how long a question waits for the answer that somebody else is making, milliseconds between looks: then 409
 _PATIENCE_MS = (2, 4, 8, 16, 32, 64)
@@ -64,6 +64,20 @@ class Ask:
     transaction: Transaction
     content: bytes
     key: str | None = None
+
+
+@dataclass(slots=True)
+class Timing:
+    """When a request arrived, by the clock, and what its parts took in seconds."""
+
+    begun_s: float
+    features_s: float = 0.0
+    scoring_s: float = 0.0
+
+    @property
+    def header(self) -> str:
+        """As the header ``Server-Timing`` says it."""
+        return f"features;dur={self.features_s * 1e3:.3f}, scoring;dur={self.scoring_s * 1e3:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +124,20 @@ class Answers:
         self.redis_breaker = Breaker("redis")
         self._log = DecisionLog()
 
-    async def answer(self, asks: Sequence[Ask], trace: Trace, begun_s: float) -> list[bytes | Exception]:
+    async def answer(self, asks: Sequence[Ask], trace: Trace, timing: Timing) -> list[bytes | Exception]:
         """Answer each ask, in order: a ScoreAnswer's bytes, or why there is none.
 
         Args:
             asks: transactions of one tenant.
             trace: the request's.
-            begun_s: when it arrived, by the clock.
+            timing: when it arrived; what the parts took is written there.
         """
         results: list[bytes | Exception | _Question] = [self._question(ask) for ask in asks]
         _refuse_repeats(results)
         questions = [one for one in results if isinstance(one, _Question)]
         if questions:
             await self._with.blocked.know(questions[0].transaction.tenant_id)
-            await self._settle(questions, trace, begun_s)
+            await self._settle(questions, trace, timing)
         return [_result(one) for one in results]
 
     def _question(self, ask: Ask) -> Exception | _Question:
@@ -135,14 +149,15 @@ class Answers:
             return error
         return _Question(tx, self._with.claims.claim(tx.tenant_id, tx.transaction_id, ask.content, ask.key))
 
-    async def _settle(self, questions: list[_Question], trace: Trace, begun_s: float) -> None:
+    async def _settle(self, questions: list[_Question], trace: Trace, timing: Timing) -> None:
         read_s = self._clock()
         reading = await self._claim_and_read(questions)
         mine = [one for one in questions if one.result is None and not one.waits]
         if mine:
             evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states)
-            self._with.metrics.features(self._clock() - read_s)
-            bodies = self._decide(mine, evaluated, reading.read_at_ms, trace, begun_s)
+            timing.features_s = self._clock() - read_s
+            self._with.metrics.features(timing.features_s)
+            bodies = self._decide(mine, evaluated, reading.read_at_ms, trace, timing)
             await self._finish(mine, bodies)
         await self._give_back([one for one in questions if isinstance(one.result, Exception)])
         await self._wait_for_others([one for one in questions if one.waits])
@@ -184,9 +199,7 @@ class Answers:
                 if states is not None and self._with.features.has_applied(one.transaction, states):
                     one.result = _already_decided(one.transaction)
 
-    def _decide(
-        self, mine: list[_Question], evaluated: Evaluated, read_at_ms: int, trace: Trace, begun_s: float
-    ) -> list[bytes]:
+    def _decide(self, mine: list[_Question], evaluated: Evaluated, read_at_ms: int, trace: Trace, timing: Timing) -> list[bytes]:
         begin_s = self._clock()
         transactions = [one.transaction for one in mine]
         decisions = self._with.sides.score(
@@ -198,22 +211,23 @@ class Answers:
                 blacklisted=[self._with.blocked.lists_of(tx) for tx in transactions],
             )
         )
-        self._with.metrics.scored(self._clock() - begin_s)
+        timing.scoring_s = self._clock() - begin_s
+        self._with.metrics.scored(timing.scoring_s)
         degraded = self._degraded(decisions[0], has_states=evaluated.views is not None)
         bodies = []
         for decision, views in zip(decisions, _views(evaluated, mine), strict=True):
-            bodies.append(self._present(decision, None if evaluated.views is None else views, read_at_ms, degraded, trace, begun_s))
+            bodies.append(self._present(decision, None if evaluated.views is None else views, read_at_ms, degraded, trace, timing))
         self._with.metrics.decided(decisions, degraded)
         self._log.decisions(decisions)
         return bodies
 
     def _present(
-        self, decision: Decision, views: list[View] | None, read_at_ms: int, degraded: list[str], trace: Trace, begun_s: float
+        self, decision: Decision, views: list[View] | None, read_at_ms: int, degraded: list[str], trace: Trace, timing: Timing
     ) -> bytes:
         decision.degraded = ",".join(degraded) or None
         decision.trace_id = trace.trace_id
         decision.served_at = None if views is None else [view.position() for view in views]
-        decision.latency_ms = round((self._clock() - begun_s) * 1e3, 3)
+        decision.latency_ms = round((self._clock() - timing.begun_s) * 1e3, 3)
         is_kept = self._publish(decision, trace)
         if not is_kept and KAFKA_DOWN not in degraded:
             degraded = [*degraded, KAFKA_DOWN]

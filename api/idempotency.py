@@ -21,7 +21,7 @@ from typing import Any
 from fraud.events import entity_key
 from serving.redis_link import Command
 
-__all__ = ["ANSWER_TTL_MS", "LEASE_MS", "FINISH_SCRIPT", "Claim", "Claimed", "Claims", "Standing"]
+__all__ = ["ANSWER_TTL_MS", "FINISH_SCRIPT", "LEASE_MS", "Claim", "Claimed", "Claims", "Standing"]
 
 ANSWER_TTL_MS = 86_400_000
 LEASE_MS = 2_000  # forty times what an answer may take; what a killed process had claimed is free after it

@@ -20,7 +20,7 @@ __all__ = ["API_KEY_HEADER", "PUBLIC_PATHS", "Caller", "Role", "Unauthenticated"
 
 API_KEY_HEADER = "X-API-Key"
 # The only operations that answer a stranger. Development adds /openapi.json and the pages that show it.
-PUBLIC_PATHS = frozenset({"/health", "/health/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 
 
 class Role(StrEnum):
@@ -57,7 +57,7 @@ def require(*roles: Role) -> Any:
     """
     allowed = frozenset(roles or Role)
 
-    def caller(
+    async def caller(  # not a plain function: FastAPI would call that on a thread
         request: Request, _bearer: Annotated[Any, Security(_BEARER)] = None, _key: Annotated[Any, Security(_API_KEY)] = None
     ) -> Caller:
         found: Caller | None = getattr(request.state, "caller", None)

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hiredis import HiredisError, Reader, ReplyError, pack_command
 from redis.connection import SSLConnection, parse_url
@@ -19,6 +19,8 @@ from fraud.errors import Unavailable
 from serving.redis_link import DEPENDENCY, Command, ScriptMissing
 
 __all__ = ["RedisChannel"]
+
+_GRACE_S = 0.002
 
 
 class _Exchange:
@@ -48,8 +50,7 @@ class _Wire(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = self._loop.time()
@@ -81,6 +82,17 @@ class _Wire(asyncio.Protocol):
         self._transport.write(packed)
         return exchange
 
+    def doubt(self, exchange: _Exchange) -> None:
+        """The deadline of a call has come: fail it, unless it was this process that was late and its answer lies here unread."""
+        self._loop.call_later(_GRACE_S, self._give_up, exchange)
+
+    def _give_up(self, exchange: _Exchange) -> None:
+        if exchange.future.done():
+            return
+        exchange.future.set_exception(Unavailable(DEPENDENCY, "no answer in time"))
+        if self.heard_s < exchange.begun_s:
+            self.abort()  # not a word since we asked: the connection may be dead without anybody having said so
+
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -104,19 +116,15 @@ class RedisChannel:
         self._wire: _Wire | None = None
         self._dialling: asyncio.Task[_Wire] | None = None
 
-    async def call(self, commands: Sequence[Command], timeout_s: float | None = None) -> list[Any]:
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send the commands in one piece and return one reply each.
 
         Raises:
             ScriptMissing: an EVALSHA came back with NOSCRIPT.
             Unavailable: no connection, no answer in time, or Redis refused a command.
         """
-        try:
-            async with asyncio.timeout(timeout_s or self._timeout_s):
-                wire = self._wire if self._wire is not None and self._wire.is_open else await self._connected()
-                replies = await self._exchange(wire, commands)
-        except TimeoutError:
-            raise Unavailable(DEPENDENCY, "no answer in time") from None
+        wire = self._wire if self._wire is not None and self._wire.is_open else await self._connected()
+        replies = await self._exchange(wire, commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise _named(reply)
@@ -131,12 +139,11 @@ class RedisChannel:
     async def _exchange(self, wire: _Wire, commands: Sequence[Command]) -> list[Any]:
         packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows one-tuples only
         exchange = wire.send(packed, len(commands))
+        deadline = asyncio.get_running_loop().call_later(self._timeout_s, wire.doubt, exchange)
         try:
             return await exchange.future
-        except asyncio.CancelledError:
-            if wire.heard_s < exchange.begun_s:
-                wire.abort()  # not a word since we asked: the connection may be dead without anybody having said so
-            raise
+        finally:
+            deadline.cancel()
 
     async def _connected(self) -> _Wire:
         """The connection; callers that come while it is dialled wait for the one attempt."""

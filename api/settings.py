@@ -53,6 +53,13 @@ class ApiSettings(BaseSettings):
 
     cors_origins: tuple[str, ...] = ()
 
+    # scoring
+    code_version: str = "unknown"  # recorded in every decision
+    store_timeout_ms: int = Field(default=20, ge=1, le=50)  # of a call to Redis; an answer takes two, and has 50 ms
+    buffered_events: int = Field(default=1_000, ge=1)  # kept while Kafka is away
+    city_db: Path | None = None
+    asn_db: Path | None = None
+
     @property
     def is_production(self) -> bool:
         """Whether strangers may reach this process."""

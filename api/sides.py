@@ -124,6 +124,8 @@ class Sides:
                 break
         limit_s = LIMIT_S * len(batch.transactions)
         for side, used in ((model_side, watched_model), (rules_side, watched_rules)):
-            if used is not None:
-                side.breaker.failed() if side.spent_s > limit_s else side.breaker.succeeded()
+            if used is not None and side.spent_s > limit_s:
+                side.breaker.failed()
+            elif used is not None:
+                side.breaker.succeeded()
         return decisions

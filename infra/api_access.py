@@ -24,12 +24,13 @@ from api.settings import ApiSettings
 from api.tokens import MAX_LIFETIME_S
 from infra.layout import Layout
 from infra.plan import Plan
-from infra.scoring_job import ip_hash_key_file, models_dir
+from infra.scoring_job import code_version, ip_hash_key_file, models_dir
 
 __all__ = ["ISSUER", "Access", "api_settings"]
 
 ISSUER = "fraudguard-development"
 _SECRET_BYTES = 32
+_LOCAL_LIMIT = 600_000
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,15 @@ class Access:
         return key
 
 
-def api_settings(plan: Plan, *, port: int = 8000) -> ApiSettings:
+def api_settings(plan: Plan) -> ApiSettings:
     """Settings of an API on this stack."""
     access = Access(plan.layout)
     return ApiSettings(
         environment="development",
-        port=port,
+        # every caller of this machine shares one address, and the bench is a tenant that pays for more
+        ip_requests_per_min=_LOCAL_LIMIT,
+        tenant_limits={"bench": _LOCAL_LIMIT},
+        port=plan.settings.api_port,
         bootstrap_servers=plan.addresses.bootstrap_servers,
         redis_url=SecretStr(plan.addresses.redis_url),
         registry_url=plan.addresses.registry_url,
@@ -120,6 +124,7 @@ def api_settings(plan: Plan, *, port: int = 8000) -> ApiSettings:
         issuer=ISSUER,
         api_keys_file=access.key_path,
         signing_secret=SecretStr(access.signing_secret),
+        code_version=code_version(),
     )
 
 
