@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from api.answers import Answers, Ask, Timing
+from api.gate import Doorkeeper
 from api.identity import Caller, Role, require
 from api.problems import Problem, answer, problem_of, responses
 from api.schemas import BatchAnswer, BatchRequest, ScoreAnswer, ScoreRequest
@@ -54,9 +55,11 @@ async def score(body: ScoreRequest, caller: Scoring, asked: Context, key: Key = 
     return _json(result, asked)
 
 
-async def score_batch(body: BatchRequest, caller: Scoring, asked: Context, tenant: TenantHeader = None) -> Response:
+async def score_batch(body: BatchRequest, caller: Scoring, asked: Context, request: Request, tenant: TenantHeader = None) -> Response:
     """Decide transactions in their order.  Each is as if sent alone: its own answer or problem, repeated when it is sent again."""
     _check_tenant(caller, tenant)
+    keeper: Doorkeeper = request.app.state.doorkeeper
+    await keeper.spend(caller, len(body.transactions) - 1)
     asks = [Ask(one.transaction(caller.tenant_id), one.content()) for one in body.transactions]
     results = await asked.answers.answer(asks, asked.trace, asked.timing)
     return _json(_joined(results), asked)

@@ -169,7 +169,7 @@ def _rules_promote(arguments: argparse.Namespace) -> int:
 def _rules_draft(arguments: argparse.Namespace) -> int:
     from fraud.catalogue import CATALOGUE  # noqa: PLC0415
     from fraud.rules import InvalidRules  # noqa: PLC0415
-    from infra.releases import operator, rule_book  # noqa: PLC0415
+    from infra.application import operator, rule_book  # noqa: PLC0415
     from serving.rules_file import load_rules  # noqa: PLC0415
 
     try:
@@ -191,7 +191,7 @@ def _rules_rollback(arguments: argparse.Namespace) -> int:
 
 
 def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor], Release]) -> int:
-    from infra.releases import operator, rule_book  # noqa: PLC0415
+    from infra.application import operator, rule_book  # noqa: PLC0415
     from serving.rule_book import UnknownRules  # noqa: PLC0415
 
     try:
@@ -207,13 +207,15 @@ def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor],
 def _rules_history(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime  # noqa: PLC0415
 
-    from infra.releases import change_log  # noqa: PLC0415
+    from infra.application import change_log  # noqa: PLC0415
+
+    def at(time_ms: int) -> str:
+        return datetime.fromtimestamp(time_ms / 1e3, UTC).isoformat(timespec="seconds")
 
     log = change_log(_stack().plan)
     entries = [{name: value for name, value in asdict(entry).items() if name != "body"} for entry in log.entries]
     rows = [
-        (entry.seq, datetime.fromtimestamp(entry.time_ms / 1e3, UTC).isoformat(timespec="seconds"), entry.actor, entry.action)
-        + (entry.target[:16], "" if entry.version is None else entry.version)
+        (entry.seq, at(entry.time_ms), entry.actor, entry.action, entry.target[:16], "" if entry.version is None else entry.version)
         for entry in log.entries
     ]
     report(

@@ -16,17 +16,15 @@ from confluent_kafka import Producer
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
-from infra.application import codec_of
+from infra.application import codec_of, operator, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
 from serving import model_files
-from serving.change_log import Actor, ChangeLog
 from serving.model import load_model
 from serving.records import ModelVersion
-from serving.rule_book import RuleBook
 from serving.rules_file import load_rules
 
-__all__ = ["Release", "change_log", "keep_shipped_rules", "operator", "promote_model", "promote_rules", "rule_book", "rules_in_force"]
+__all__ = ["Release", "promote_model", "promote_rules", "rules_in_force"]
 
 _KEY = b"default"
 _FLUSH_S = 15.0
@@ -41,34 +39,10 @@ class Release:
     identity: str
 
 
-def rule_book(plan: Plan) -> RuleBook:
-    """The rules of a stack, as everybody who has changed them left them; raises Unavailable."""
-    book = RuleBook(change_log(plan), codec_of(plan), plan.addresses.bootstrap_servers)
-    book.refresh()
-    return book
-
-
-def change_log(plan: Plan) -> ChangeLog:
-    """The audit log of a stack; raises Unavailable."""
-    log = ChangeLog(plan.addresses.bootstrap_servers, codec_of(plan), _now_ms)
-    log.refresh()
-    return log
-
-
-def operator(author: str | None) -> Actor:
-    """A person at the machine itself."""
-    return Actor("default", author or "operator", "admin")
-
-
 def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
     """The rule set in force and its version; the shipped one, version 0, when none was ever promoted."""
     book = rule_book(plan)
     return book.in_force.version, book.rules(book.in_force.rule_set_hash)
-
-
-def keep_shipped_rules(plan: Plan) -> None:
-    """Keep the shipped rules in the audit log, so that decisions made with them can be replayed by a later program."""
-    rule_book(plan).keep_shipped(operator("fraudguard"))
 
 
 def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Release:
