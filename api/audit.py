@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
 
+from api.bodies import AuditBody, EntryBody
 from api.desk import AtDesk
 from api.identity import Caller, Role, require
 from api.problems import responses
@@ -17,31 +17,6 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=StrictRoute)
 
 Officer = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
-
-
-class EntryBody(BaseModel):
-    """One change."""
-
-    seq: int
-    previous_hash: str
-    hash: str
-    time_ms: int
-    actor: str
-    role: str
-    action: str
-    target: str
-    version: int | None
-    before: str | None
-    after: str | None
-    trace_id: str | None
-
-
-class AuditBody(BaseModel):
-    """Changes of the caller's tenant, oldest first; ``is_intact`` speaks of the whole log."""
-
-    entries: list[EntryBody]
-    is_intact: bool = Field(description="Whether every entry is what its hash says and follows the one before it.")
-    next_after: int | None = Field(description="Where to go on reading; null at the end.")
 
 
 @router.get("", responses=responses(422))

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
 
+from api.bodies import DecisionBody, ReplayBody
 from api.desk import AtDesk, Desk
 from api.identity import Caller, Role, require
 from api.problems import Problem, responses
@@ -24,61 +24,6 @@ router = APIRouter(prefix="/v1/decisions", tags=["decisions"], route_class=Stric
 Anybody = Annotated[Caller, require()]
 Analyst = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
 DecisionId = Annotated[str, Path(pattern=r"^dec-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
-
-
-class DecisionBody(BaseModel):
-    """A decision as recorded."""
-
-    decision_id: str
-    tenant_id: str
-    transaction_id: str
-    event_time_ms: int
-    outcome: str
-    score: float
-    model_score: float | None
-    model_raw: float | None
-    rules_score: float | None
-    floor: str | None
-    degraded: str | None
-    late_event: bool
-    model_sha256: str | None
-    rule_set_hash: str | None
-    catalogue_version: str
-    code_version: str
-    door: str
-    features: dict[str, float | None] | list[float | None] = Field(
-        description="As served, by name, null for missing; a list when another version of the catalogue served them."
-    )
-    entities: list[dict[str, Any]]
-    rules: list[dict[str, Any]]
-    contributions: dict[str, float] | None = Field(description="What each feature added to model_raw; null where it was not asked for.")
-    contribution_base: float | None
-    anomaly_score: float | None
-    blacklisted: list[str]
-    transaction: dict[str, Any]
-    latency_ms: float | None
-    trace_id: str | None
-    served_at: list[dict[str, Any]] | None
-    stream_score: float | None
-
-
-class DifferenceBody(BaseModel):
-    """A field that came out otherwise."""
-
-    field: str
-    recorded: Any
-    recomputed: Any
-
-
-class ReplayBody(BaseModel):
-    """What a replay found."""
-
-    decision_id: str
-    equal: bool
-    differences: list[DifferenceBody]
-    model_sha256: str | None
-    rule_set_hash: str | None
-    recorded_code_version: str
 
 
 @router.get("/{decision_id}", responses=responses(404, 422))

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
+from api.bodies import DraftBody, InForceBody, ReleaseBody, RollbackBody, RuleBody, RuleSetBody, VerdictBody
 from api.desk import AtDesk, Desk, actor_of
 from api.identity import Caller, Role, require
 from api.problems import Problem, responses
 from api.strict_json import StrictRoute
 from fraud.catalogue import CATALOGUE
 from fraud.rules import InvalidRules, RuleSet
-from fraud.rules.ruleset import MAX_RULES
 from serving.change_log import Actor
 from serving.rule_book import Release, RuleBook, RulesConflict, UnknownRules
 
@@ -32,78 +31,6 @@ Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Hash of a r
 IfMatch = Annotated[
     str | None, Header(alias="if-match", max_length=32, pattern=r'^"[0-9]{1,12}"$', description="The version that was looked at, quoted.")
 ]
-
-
-class RuleBody(BaseModel):
-    """One rule as its author writes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: str = Field(max_length=64)
-    name: str = Field(max_length=256)
-    when: str = Field(max_length=4096, description="The condition.")
-    score: float = Field(ge=0, le=1, allow_inf_nan=False)
-    reason_code: str = Field(max_length=64)
-    message: str = Field(max_length=1024)
-    floor: Literal["CHALLENGE", "DENY"] | None = None
-    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
-    severity: Literal["low", "medium", "high", "critical"] = "medium"
-    state: Literal["enabled", "shadow", "disabled"] = "enabled"
-
-
-class RuleSetBody(BaseModel):
-    """A set of rules."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    rules: list[RuleBody] = Field(max_length=MAX_RULES)
-
-    def compiled(self) -> RuleSet:
-        """The set, checked; raises InvalidRules."""
-        return RuleSet.parse(self.model_dump(), CATALOGUE.index)
-
-
-class ReleaseBody(BaseModel):
-    """One version that came into force."""
-
-    version: int
-    action: str
-    rule_set_hash: str = Field(description="What decisions made with it carry.")
-    base_hash: str = Field(description="The promoted set, without what is tried in shadow.")
-    author: str
-    created_ms: int
-
-
-class InForceBody(ReleaseBody):
-    """What is in force, with its rules."""
-
-    rules: list[RuleBody]
-
-
-class DraftBody(BaseModel):
-    """A set that is kept for others to look at."""
-
-    rule_set_hash: str
-    author: str
-    created_ms: int
-
-
-class VerdictBody(BaseModel):
-    """Whether a set can be used; if not, where and why."""
-
-    valid: bool
-    rule_set_hash: str | None = None
-    problem: str | None = None
-    rule_id: str | None = None
-    position: int | None = Field(default=None, description="Character of the condition, counted from 1.")
-
-
-class RollbackBody(BaseModel):
-    """Which version to put back; by default the set before the one in force."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: int | None = Field(default=None, ge=0, le=10**12)
 
 
 @router.get("", responses=responses())
@@ -140,7 +67,7 @@ def rule_set(rule_set_hash: Digest, _caller: Reader, desk: AtDesk) -> RuleSetBod
 def validate(body: RuleSetBody, _caller: Reader) -> VerdictBody:
     """Check a set, and say where it cannot be used."""
     try:
-        return VerdictBody(valid=True, rule_set_hash=body.compiled().hash)
+        return VerdictBody(valid=True, rule_set_hash=_compiled(body).hash)
     except InvalidRules as error:
         return VerdictBody(valid=False, problem=error.problem, rule_id=error.rule_id, position=error.position)
 
@@ -150,7 +77,7 @@ def draft(body: RuleSetBody, caller: Editor, desk: AtDesk, request: Request, res
     """Keep a set under its hash; it is in force nowhere yet."""
     desk.operator(caller)
     try:
-        rules = body.compiled()
+        rules = _compiled(body)
     except InvalidRules as error:
         raise Problem(422, "invalid_rules", "the set cannot be used; /v1/rules/validate says why", position=error.position) from None
     made = desk.book.draft(actor_of(caller, request), rules)
@@ -203,6 +130,10 @@ def _change(
         raise Problem(412, "other_version", "another version is in force", headers={"ETag": _tag(conflict.version)}) from None
     response.headers["ETag"] = _tag(release.version)
     return ReleaseBody(**asdict(release))
+
+
+def _compiled(body: RuleSetBody) -> RuleSet:
+    return RuleSet.parse(body.model_dump(), CATALOGUE.index)
 
 
 def _known(look: Callable[[], Any]) -> Any:

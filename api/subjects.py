@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, Field
 
+from api.bodies import ErasureBody
 from api.desk import AtDesk, actor_of
 from api.identity import Caller, Role, require
 from api.problems import responses
@@ -25,14 +25,6 @@ Officer = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
 SubjectId = Annotated[
     str, Path(min_length=1, max_length=MAX_TEXT_CHARS, description="The token of a card, a user, a device; the hash of an address.")
 ]
-
-
-class ErasureBody(BaseModel):
-    """What was erased, and the number of the entry in the audit log."""
-
-    audit_seq: int
-    online_rows: int = Field(description="Rows of the online store.")
-    decisions: int = Field(description="Decisions kept by id.")
 
 
 @router.delete("/{kind}/{subject_id}", responses=responses(422))

@@ -26,7 +26,7 @@ from serving.records import Change
 __all__ = ["Actor", "ChangeLog", "hash_of"]
 
 _FIRST = "0" * 64
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 5.0  # a person waits for it
 _POLL_S = 0.05
 _BATCH = 500
 _ATTEMPTS = 8
