@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from api import audit, decisions, gate, health, problems, rules, scoring, security, subjects
+from api import audit, decisions, gate, health, openapi, problems, rules, scoring, security, subjects
 from api.answers import Answers, Collaborators
 from api.blocked import Blocked
 from api.desk import open_desk
@@ -75,6 +75,7 @@ def create_app(settings: ApiSettings, *, open_parts: OpenScoring | None = None) 
     for part in (scoring, decisions, rules, subjects, audit):
         app.include_router(part.router)
     app.include_router(health.router)
+    openapi.describe(app)
     problems.install(app)
     gate.install(app, settings)
     security.install(app, settings)

@@ -28,9 +28,7 @@ router = APIRouter(prefix="/v1/rules", tags=["rules"], route_class=StrictRoute)
 Reader = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
 Editor = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Hash of a rule set.")]
-IfMatch = Annotated[
-    str | None, Header(alias="if-match", max_length=32, pattern=r'^"[0-9]{1,12}"$', description="The version that was looked at, quoted.")
-]
+IfMatch = Annotated[str, Header(alias="if-match", pattern=r'^"[0-9]{1,12}"$', description="The version that was looked at, quoted.")]
 
 
 @router.get("", responses=responses())
@@ -90,7 +88,7 @@ _CHANGES = responses(404, 412, 422, 428)
 
 @router.post("/sets/{rule_set_hash}/shadow", responses=_CHANGES)
 def shadow(
-    rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = None
+    rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
     """Try a set beside the one in force: its rules are evaluated and reported, and count for nothing."""
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.shadow(actor, rule_set_hash, at))
@@ -98,7 +96,7 @@ def shadow(
 
 @router.post("/sets/{rule_set_hash}/promote", responses=_CHANGES)
 def promote(
-    rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = None
+    rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
     """Put a kept set in force, in stream and API, without a restart."""
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.promote(actor, rule_set_hash, at))
@@ -106,7 +104,7 @@ def promote(
 
 @router.post("/rollback", responses=responses(400, 404, 412, 422, 428))
 def roll_back(
-    body: RollbackBody, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = None
+    body: RollbackBody, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
     """Put an earlier set back in force, under a new number."""
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.roll_back(actor, body.version, at))
@@ -117,11 +115,11 @@ def _change(
     caller: Caller,
     request: Request,
     response: Response,
-    if_match: str | None,
+    if_match: str,
     change: Callable[[RuleBook, Actor, int], Release],
 ) -> ReleaseBody:
     desk.operator(caller)
-    if if_match is None:
+    if not if_match:
         raise Problem(428, "if_match_needed", "say with If-Match which version was looked at")
     looked_at = int(if_match.strip('"'))
     try:

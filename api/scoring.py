@@ -80,7 +80,7 @@ def _json(content: bytes, asked: Asked) -> Response:
     return Response(content, media_type=_JSON, headers={HEADER: asked.trace.traceparent, "server-timing": asked.timing.header})
 
 
-_DOCUMENTED = responses(409, 422)
+_DOCUMENTED = responses(400, 409, 422)
 for _path in PATHS:
     router.add_api_route(
         _path,
@@ -95,6 +95,6 @@ router.add_api_route(
     score_batch,
     methods=["POST"],
     response_class=Response,
-    responses={200: {"model": BatchAnswer, "description": "Answers and problems, in order."}, **responses(422)},
+    responses={200: {"model": BatchAnswer, "description": "Answers and problems, in order."}, **responses(400, 422)},
     operation_id="score_batch",
 )

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Answer:
 class ApiStack:
     """A private set of servers in ``home``."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         layout = Layout(home)
         layout.create()
         self.plan: Plan = make_plan(layout, StackSettings.on_free_ports())
@@ -69,6 +71,7 @@ class ApiStack:
         server.prepare()
         environment = {**server.environment, "FRAUDGUARD_API_TENANT_LIMITS": '{"acme": 1000000}'}
         environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": "50"}
+        environment |= self._environment
         self._processes[name] = start(server.argv, environment=environment, folder=server.folder, log_file=self.log(name))
 
     def log(self, name: str) -> Path:
