@@ -27,6 +27,7 @@ from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Transaction, decision_id
 from serving.codec import Codec
+from serving.decision_index import keep_command
 from serving.enrich import Enricher
 from serving.logs import DecisionLog
 from serving.records import Decision
@@ -99,12 +100,13 @@ class Collaborators:
 
 @dataclass(slots=True)
 class _Question:
-    """One ask on its way to an answer; ``result`` is what the caller gets, once known."""
+    """One ask on its way to an answer; ``result`` is what the caller gets, ``keep`` puts the decision where its id finds it."""
 
     transaction: Transaction
     claim: Claim
     result: bytes | Exception | None = None
     waits: bool = False
+    keep: Command | None = None
 
 
 @dataclass(slots=True)
@@ -215,20 +217,29 @@ class Answers:
         self._with.metrics.scored(timing.scoring_s)
         degraded = self._degraded(decisions[0], has_states=evaluated.views is not None)
         bodies = []
-        for decision, views in zip(decisions, _views(evaluated, mine), strict=True):
-            bodies.append(self._present(decision, None if evaluated.views is None else views, read_at_ms, degraded, trace, timing))
+        for one, decision, views in zip(mine, decisions, _views(evaluated, mine), strict=True):
+            bodies.append(self._present(one, decision, None if evaluated.views is None else views, read_at_ms, degraded, trace, timing))
         self._with.metrics.decided(decisions, degraded)
         self._log.decisions(decisions)
         return bodies
 
     def _present(
-        self, decision: Decision, views: list[View] | None, read_at_ms: int, degraded: list[str], trace: Trace, timing: Timing
+        self,
+        one: _Question,
+        decision: Decision,
+        views: list[View] | None,
+        read_at_ms: int,
+        degraded: list[str],
+        trace: Trace,
+        timing: Timing,
     ) -> bytes:
         decision.degraded = ",".join(degraded) or None
         decision.trace_id = trace.trace_id
         decision.served_at = None if views is None else [view.position() for view in views]
         decision.latency_ms = round((self._clock() - timing.begun_s) * 1e3, 3)
-        is_kept = self._publish(decision, trace)
+        value = self._with.codec.encode_decision(decision, self._with.codec.encode_transaction(decision.transaction))
+        one.keep = keep_command(decision, value)
+        is_kept = self._publish(decision, value, trace)
         if not is_kept and KAFKA_DOWN not in degraded:
             degraded = [*degraded, KAFKA_DOWN]
         return answer_bytes(decision, views, read_at_ms, degraded)
@@ -240,10 +251,9 @@ class Answers:
         )
         return [*sides, *([] if has_states else [STORE_DOWN]), *([KAFKA_DOWN] if self._with.publisher.is_behind else [])]
 
-    def _publish(self, decision: Decision, trace: Trace) -> bool:
+    def _publish(self, decision: Decision, value: bytes, trace: Trace) -> bool:
         """Hand the transaction to the stream with its decision."""
         codec, tx = self._with.codec, decision.transaction
-        value = codec.encode_decision(decision, codec.encode_transaction(tx))
         record = codec.encode_transaction(replace(tx, decided=value))
         return self._with.publisher.publish(tx.card_id.encode(), record, [(HEADER, trace.traceparent.encode())])
 
@@ -251,7 +261,8 @@ class Answers:
         """Keep the answers; where somebody else was first, his counts."""
         replies: list[object] = [None] * len(mine)
         try:
-            replies = await self._call([self._with.claims.finish(one.claim, body) for one, body in zip(mine, bodies, strict=True)])
+            finishes = [self._with.claims.finish(one.claim, body) for one, body in zip(mine, bodies, strict=True)]
+            replies = (await self._call([*finishes, *(one.keep for one in mine if one.keep)]))[: len(mine)]
         except Unavailable:
             self._with.metrics.unkept(len(mine))
         for one, body, reply in zip(mine, bodies, replies, strict=True):

@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from api import gate, health, problems, scoring, security
+from api import audit, decisions, gate, health, openapi, problems, rules, scoring, security, subjects
 from api.answers import Answers, Collaborators
 from api.blocked import Blocked
+from api.desk import open_desk
 from api.features import FeatureReader
 from api.health import Health
 from api.idempotency import Claims
@@ -50,6 +51,7 @@ class ScoringParts:
 
     answers: Answers
     health: Health
+    codec: Codec
 
 
 OpenScoring = Callable[[ApiSettings, ApiMetrics], AbstractAsyncContextManager[ScoringParts]]
@@ -61,13 +63,19 @@ def create_app(settings: ApiSettings, *, open_parts: OpenScoring | None = None) 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with (open_parts or open_scoring)(settings, metrics) as parts, gate.attend(app, settings):
-            yield {"answers": parts.answers, "health": parts.health}
+        async with (
+            (open_parts or open_scoring)(settings, metrics) as parts,
+            open_desk(settings, parts.codec) as desk,
+            gate.attend(app, settings),
+        ):
+            yield {"answers": parts.answers, "health": parts.health, "desk": desk}
 
     shown: Any = security.openapi_urls(settings)
     app = FastAPI(title="FraudGuard", version="1", lifespan=lifespan, **shown)
-    app.include_router(scoring.router)
+    for part in (scoring, decisions, rules, subjects, audit):
+        app.include_router(part.router)
     app.include_router(health.router)
+    openapi.describe(app)
     problems.install(app)
     gate.install(app, settings)
     security.install(app, settings)
@@ -108,7 +116,7 @@ async def open_scoring(settings: ApiSettings, metrics: ApiMetrics) -> AsyncItera
     tasks = [asyncio.create_task(publisher.serve()), asyncio.create_task(blocked.keep_fresh())]
     follower.start()
     try:
-        yield ScoringParts(answers, Health(redis, publisher, follower, releases, breakers, metrics))
+        yield ScoringParts(answers, Health(redis, publisher, follower, releases, breakers, metrics), codec)
     finally:
         follower.close()
         for task in tasks:

@@ -73,6 +73,13 @@ class Doorkeeper:
             ]
         return await self.limiter.take(limits)
 
+    async def spend(self, caller: Caller, cost: int) -> None:
+        """Take more from the tenant's limit, for a request that asks for the work of several; raises Problem 429."""
+        if cost > 0:
+            verdict = await self.limiter.take([tenant_limit(self.settings, caller.tenant_id)], cost)
+            if not verdict.allowed:
+                raise Problem(429, "too_many_requests", headers=verdict.headers)
+
     def check_signature(self, key: ApiKey, scope: Scope, headers: Headers, body: bytes) -> None:
         """Check the signature of a request; raises Unauthenticated."""
         secret = signing.secret_of(self.settings.signing_secret.get_secret_value(), key.key_id)

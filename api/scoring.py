@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from api.answers import Answers, Ask, Timing
+from api.gate import Doorkeeper
 from api.identity import Caller, Role, require
 from api.problems import Problem, answer, problem_of, responses
 from api.schemas import BatchAnswer, BatchRequest, ScoreAnswer, ScoreRequest
@@ -54,9 +55,11 @@ async def score(body: ScoreRequest, caller: Scoring, asked: Context, key: Key = 
     return _json(result, asked)
 
 
-async def score_batch(body: BatchRequest, caller: Scoring, asked: Context, tenant: TenantHeader = None) -> Response:
+async def score_batch(body: BatchRequest, caller: Scoring, asked: Context, request: Request, tenant: TenantHeader = None) -> Response:
     """Decide transactions in their order.  Each is as if sent alone: its own answer or problem, repeated when it is sent again."""
     _check_tenant(caller, tenant)
+    keeper: Doorkeeper = request.app.state.doorkeeper
+    await keeper.spend(caller, len(body.transactions) - 1)
     asks = [Ask(one.transaction(caller.tenant_id), one.content()) for one in body.transactions]
     results = await asked.answers.answer(asks, asked.trace, asked.timing)
     return _json(_joined(results), asked)
@@ -77,7 +80,7 @@ def _json(content: bytes, asked: Asked) -> Response:
     return Response(content, media_type=_JSON, headers={HEADER: asked.trace.traceparent, "server-timing": asked.timing.header})
 
 
-_DOCUMENTED = responses(409, 422)
+_DOCUMENTED = responses(400, 409, 422)
 for _path in PATHS:
     router.add_api_route(
         _path,
@@ -92,6 +95,6 @@ router.add_api_route(
     score_batch,
     methods=["POST"],
     response_class=Response,
-    responses={200: {"model": BatchAnswer, "description": "Answers and problems, in order."}, **responses(422)},
+    responses={200: {"model": BatchAnswer, "description": "Answers and problems, in order."}, **responses(400, 422)},
     operation_id="score_batch",
 )

@@ -18,6 +18,7 @@ from api.problems import Problem
 
 __all__ = ["StrictRoute", "loads"]
 
+_MAX_SAFE = 2**53  # beyond it a float is no longer every integer
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -63,9 +64,12 @@ def _refuse_number(_text: str) -> float:
     raise Problem(422, "invalid_number", "numbers are finite")
 
 
-def _finite(text: str) -> float:
+def _finite(text: str) -> float | int:
+    """A number with a fraction or an exponent; a whole one is a whole number, as JSON Schema has it: 1.0 and 1e2 are integers."""
     value = float(text)
-    return value if math.isfinite(value) else _refuse_number(text)
+    if not math.isfinite(value):
+        return _refuse_number(text)
+    return int(value) if value.is_integer() and abs(value) <= _MAX_SAFE else value
 
 
 def _check_text(value: Any) -> None:

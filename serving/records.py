@@ -15,6 +15,7 @@ from fraud.events import Transaction
 
 __all__ = [
     "Alert",
+    "Change",
     "Contribution",
     "DeadLetter",
     "Decision",
@@ -163,3 +164,23 @@ class ModelVersion:
     sha256: str
     uri: str
     created_ms: int
+
+
+@dataclass(slots=True)
+class Change:
+    """Something that a person has changed; ``hash`` covers all other fields and ``previous_hash`` binds it to the change before."""
+
+    seq: int
+    previous_hash: str
+    hash: str
+    time_ms: int
+    tenant_id: str
+    actor: str
+    role: str
+    action: str
+    target: str
+    version: int | None = None
+    before: str | None = None
+    after: str | None = None
+    body: str | None = None
+    trace_id: str | None = None

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,10 @@ class Published:
 
 
 class ApiStack:
-    """A private set of servers in ``home``.
+    """A private set of servers in ``home``; ``environment`` is added to that of every server."""
 
-    Args:
-        home: the state folder.
-        buffered_events: how many the API keeps while Kafka is away.
-    """
-
-    def __init__(self, home: Path, *, buffered_events: int = 50) -> None:
-        self._buffered_events = buffered_events
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         layout = Layout(home)
         layout.create()
         self.plan: Plan = make_plan(layout, StackSettings.on_free_ports())
@@ -107,7 +102,8 @@ class ApiStack:
         server.folder.mkdir(parents=True, exist_ok=True)
         server.prepare()
         environment = {**server.environment, "FRAUDGUARD_API_TENANT_LIMITS": '{"acme": 1000000}'}
-        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": str(self._buffered_events)}
+        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": "50"}
+        environment |= self._environment
         self._processes[name] = start(server.argv, environment=environment, folder=server.folder, log_file=self.log(name))
 
     def log(self, name: str) -> Path:

@@ -189,4 +189,7 @@ SAMPLES: dict[str, Any] = {
     "dead_letter": records.DeadLetter("transactions", 2, 1_000_000, NOW_MS, b"card-1", None, "truncated", "the record ends early"),
     "rule": records.RuleSetVersion(3, "b" * 64, '{"rules":[]}', "ana", NOW_MS),
     "model": records.ModelVersion("fraud", "7", "a" * 64, "file:model.txt", NOW_MS),
+    "change": records.Change(
+        2, "0" * 64, "d" * 64, NOW_MS, "default", "ana", "lead", "rules.promote", "b" * 64, 3, "c" * 64, "b" * 64, '{"rules":[]}', None
+    ),
 }
