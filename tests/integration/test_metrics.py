@@ -101,6 +101,7 @@ def scraped(stack: Stack) -> Scrape:
 def test_every_process_announces_itself_and_answers(stack: Stack, scraped: Scrape) -> None:
     names = {path.stem for path in stack.layout.metrics.glob("*.json")}
     assert names == {
+        "api-api-1",
         "flink-jobmanager",
         "flink-taskmanager-1",
         "flink-taskmanager-2",
@@ -149,7 +150,7 @@ def test_the_stream_counts_what_went_through_it(scraped: Scrape) -> None:
 
 def test_the_supervisor_sees_a_healthy_stack_and_its_job(scraped: Scrape) -> None:
     health = {labels["component"]: value for name, labels, value in scraped.samples if name == "fraud_detection_system_health"}
-    assert health == {"kafka": 1, "redis": 1, "registry": 1, "flink": 1}
+    assert health == {"kafka": 1, "redis": 1, "registry": 1, "flink": 1, "api": 1}
     assert scraped.total("fraud_detection_job_running", job_name="fraudguard-score") == 1
     assert scraped.total("fraud_detection_transaction_timeout_seconds") == 900
     assert 0 <= scraped.total("fraud_detection_checkpoint_age_seconds") < 60
