@@ -217,11 +217,14 @@ def _recovery(plan: Plan) -> dict[str, Any]:
         "execution.checkpointing.num-retained": 3,
         "execution.checkpointing.timeout": "60 s",
         "restart-strategy.type": "exponential-delay",
-        "restart-strategy.exponential-delay.initial-backoff": "1 s",
-        "restart-strategy.exponential-delay.max-backoff": "5 s",
-        "restart-strategy.exponential-delay.backoff-multiplier": 1.5,
-        "heartbeat.interval": "2 s",
-        "heartbeat.timeout": "10 s",  # the default of 50 s is how long a killed TaskManager would go unnoticed
+        # Attempts fail until the dead TaskManager's successor has registered, 2 to 3 s after the kill, so they come often; and a job that
+        # ran well for a while starts again with the shortest pause, where the default remembers failures for an hour.
+        "restart-strategy.exponential-delay.initial-backoff": "500 ms",
+        "restart-strategy.exponential-delay.max-backoff": "2 s",
+        "restart-strategy.exponential-delay.backoff-multiplier": 1.2,
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "10 s",
+        "heartbeat.interval": "1 s",  # two refused in a row, and a killed TaskManager's slot is known to be gone
+        "heartbeat.timeout": "10 s",  # the default of 50 s is how long one that hangs would go unnoticed
         "cluster.registration.max-timeout": "1 s",  # the default of 30 s delays the return after a restart
         "cluster.registration.error-delay": "1 s",
         "cluster.registration.refused-registration-delay": "1 s",

@@ -43,7 +43,7 @@ _log = structlog.get_logger()
 class Backoff:
     """How long to wait before the next start: doubling from ``first_s`` to ``longest_s``, afresh after a steady run."""
 
-    first_s: float = 0.5
+    first_s: float = 0.2
     longest_s: float = 30.0
     steady_s: float = _STEADY_S
     _round: int = 0
