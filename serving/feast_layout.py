@@ -19,7 +19,6 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from fraud.events import KINDS
 
@@ -74,29 +73,27 @@ class EntityKeys:
 
 
 class RowCodec:
-    """Encodes and decodes the values of one row; reuses its messages, so one a call or a thread."""
+    """Encodes and decodes the values of one row as Feast's messages; encodes by hand, without a message object a value."""
 
-    def __init__(self) -> None:
-        self._bytes, self._int, self._time = _Value(), _Value(), Timestamp()
-
-    def state(self, state: bytes) -> bytes:
+    @staticmethod
+    def state(state: bytes) -> bytes:
         """Encode the state as Feast's ``bytes_val``."""
-        self._bytes.bytes_val = state
-        return bytes(self._bytes.SerializeToString())
+        return b"".join((b"\x0a", _varint(len(state)), state))
 
-    def integer(self, value: int) -> bytes:
-        """Encode a number as Feast's ``int64_val``."""
-        self._int.int64_val = value
-        return bytes(self._int.SerializeToString())
+    @staticmethod
+    def integer(value: int) -> bytes:
+        """Encode a number of 64 bits as Feast's ``int64_val``."""
+        return b"\x20" + _varint(value & _MASK)
 
-    def time(self, event_time_ms: int) -> bytes:
+    @staticmethod
+    def time(event_time_ms: int) -> bytes:
         """Encode a time as Feast's event timestamp."""
         seconds, milliseconds = divmod(event_time_ms, 1000)
-        self._time.seconds = seconds
-        self._time.nanos = milliseconds * 1_000_000
-        return bytes(self._time.SerializeToString())
+        head = b"\x08" + _varint(seconds & _MASK) if seconds else b""
+        return head + b"\x10" + _varint(milliseconds * 1_000_000) if milliseconds else head
 
-    def decode(self, state: bytes, seq: bytes, event_time_ms: bytes) -> tuple[bytes, int, int]:
+    @staticmethod
+    def decode(state: bytes, seq: bytes, event_time_ms: bytes) -> tuple[bytes, int, int]:
         """Decode the three feature values of a row; raises ValueError when one of them is not a ``Value``."""
         try:
             return (
@@ -106,3 +103,19 @@ class RowCodec:
             )
         except DecodeError as error:
             raise ValueError("not a row of Feast's") from error
+
+
+def _varint(value: int) -> bytes:
+    """Base-128 varint of a number of 0 to 64 bits (Protocol Buffers' encoding)."""
+    if value < len(_SHORT_VARINTS):
+        return _SHORT_VARINTS[value]
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_MASK = (1 << 64) - 1
+_SHORT_VARINTS = [bytes([n]) if n < 128 else bytes([n & 127 | 128, n >> 7]) for n in range(1 << 14)]  # of one and two bytes

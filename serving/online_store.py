@@ -23,6 +23,7 @@ This module must not decide when to write (``serving.online_writer``) and must n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from typing import NamedTuple
 
@@ -38,9 +39,6 @@ ROWS_PER_SCRIPT = 128
 # As long as the kernel remembers a silent entity. A key with a time to live can also be evicted under volatile-lru, which
 # spares the block lists; without one, a full Redis would refuse every write.
 TTL_S = 90 * 86_400
-
-
-_KIND_NUMBERS = tuple(b"%d" % (kind + 1) for kind in range(len(KINDS)))  # Lua counts from 1
 
 
 class EntityRow(NamedTuple):
@@ -70,19 +68,23 @@ def _lua_names() -> str:
     return ",".join("{" + ",".join(map(_lua_string, row)) + "}" for row in rows)
 
 
-# KEYS: the entities. ARGV: seconds to live (0: for ever), then kind, state, seq, event time, Feast's time, version of each.
+# KEYS: the entities. ARGV: seconds to live (0: for ever), then one packed row each (see ``_pack``): an argument costs as much as a row.
 # Versions are decimal digits of one width: comparing them as text is right in every locale, and exact beyond 2^53.
 WRITE_SCRIPT = f"""
 local names = {{{_lua_names()}}}
 local ttl_s = tonumber(ARGV[1])
 local written = 0
 for i = 1, #KEYS do
-  local at = 6 * i - 4
-  local name, version = names[tonumber(ARGV[at])], ARGV[at + 5]
+  local row = ARGV[i + 1]
+  local kind, seq_bytes, event_time_bytes, time_bytes = string.byte(row, 1, 4)
+  local name, version = names[kind], string.sub(row, 5, 36)
   local stored = redis.call("HGET", KEYS[i], name[5])
   if not stored or stored <= version then
-    redis.call("HSET", KEYS[i], name[1], ARGV[at + 1], name[2], ARGV[at + 2], name[3], ARGV[at + 3],
-      name[4], ARGV[at + 4], name[5], version)
+    local event_time = 37 + seq_bytes
+    local time = event_time + event_time_bytes
+    local state = time + time_bytes
+    redis.call("HSET", KEYS[i], name[1], string.sub(row, state), name[2], string.sub(row, 37, event_time - 1),
+      name[3], string.sub(row, event_time, time - 1), name[4], string.sub(row, time, state - 1), name[5], version)
     if ttl_s > 0 then redis.call("EXPIRE", KEYS[i], ttl_s) end
     written = written + 1
   end
@@ -166,20 +168,24 @@ class OnlineStore:
         return StoredState(*codec.decode(state, seq, event_time_ms))
 
     def _scripts(self, rows: Sequence[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> list[Command]:
-        codec, encode_key = RowCodec(), self._keys.encode
+        encode_key, version = self._keys.encode, b"%016d" % epoch
         commands: list[Command] = []
         for start in range(0, len(rows), ROWS_PER_SCRIPT):
-            keys: list[bytes] = []
-            values: list[bytes | int] = []
-            for kind, key, state, seq, event_time_ms in rows[start : start + ROWS_PER_SCRIPT]:
-                keys.append(encode_key(kind, key))
-                values += (
-                    _KIND_NUMBERS[kind],
-                    codec.state(state),
-                    codec.integer(seq),
-                    codec.integer(event_time_ms),
-                    codec.time(event_time_ms),
-                    b"%016d%016d" % (epoch, seq),
-                )
-            commands.append(("EVALSHA", WRITE_SHA, len(keys), *keys, self._ttl_s, *values))
+            some = rows[start : start + ROWS_PER_SCRIPT]
+            keys = [encode_key(row[0], row[1]) for row in some]
+            commands.append(("EVALSHA", WRITE_SHA, len(keys), *keys, self._ttl_s, *[_pack(row, version) for row in some]))
         return commands
+
+
+def _pack(row: EntityRow | tuple[int, str, bytes, int, int], epoch: bytes) -> bytes:
+    """Kind counted from 1 and three lengths (a byte each), the version, then seq, event time, Feast's time and state."""
+    kind, _, state, seq, event_time_ms = row
+    number = RowCodec.integer(seq)
+    event_time, time = _times(event_time_ms)
+    lengths = bytes((kind + 1, len(number), len(event_time), len(time)))
+    return b"".join((lengths, epoch, b"%016d" % seq, number, event_time, time, RowCodec.state(state)))
+
+
+@lru_cache(maxsize=1024)  # the entities of one event are written with its one time
+def _times(event_time_ms: int) -> tuple[bytes, bytes]:
+    return RowCodec.integer(event_time_ms), RowCodec.time(event_time_ms)

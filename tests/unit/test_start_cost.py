@@ -13,7 +13,7 @@ TOO_HEAVY = ("feast", "sklearn", "lightgbm", "pandas")
 
 @pytest.mark.parametrize("module", ["flink_jobs.operators", "flink_jobs.score", "infra.scoring_job"])
 def test_operators_and_their_submitter_load_nothing_that_takes_seconds(module: str) -> None:
-    """pandas comes with pyflink's own runtime in a TaskManager, but not through us."""
+    """Pandas comes with pyflink's own runtime in a TaskManager, but not through us."""
     code = f"import {module}, sys; print(*sorted(set(sys.modules) & set({TOO_HEAVY!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == []
