@@ -64,13 +64,12 @@ def now_ms() -> int:
 
 def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
     """Core of the first operator."""
-    evaluator = Evaluator()
     return Ingest(
         _codec(settings),
         Validator(),
         _enricher(settings),
-        _logs(settings, evaluator, metrics),
-        evaluator,
+        _logs(settings, Evaluator(), metrics),
+        CATALOGUE,
         _shared_handover(),
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,

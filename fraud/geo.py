@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -32,6 +33,7 @@ def haversine_km(lat1_e6: int, lon1_e6: int, lat2_e6: int, lon2_e6: int) -> floa
     return 2.0 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, h)))
 
 
+@lru_cache(maxsize=1024)  # there are 676
 def pack_country(code: str | None) -> int:
     """ISO 3166 alpha-2 as a number from 1 to 676 (A-A is 1), 0 where there is none; exact, unlike a hash."""
     if code is None:

@@ -86,7 +86,7 @@ class Pipeline:
                 Validator(),
                 ENRICHER,
                 logs(),
-                Evaluator(),
+                CATALOGUE,
                 handover,
                 shards=self.shards,
                 out_of_orderness_ms=60_000,
