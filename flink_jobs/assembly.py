@@ -17,7 +17,6 @@ from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
 from fraud.catalogue import CATALOGUE
-from fraud.events import KINDS, Transaction, entity_ids
 from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
 from serving.codec import Codec
@@ -88,6 +87,7 @@ def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
     codec = _codec(settings)
+    blacklist = Blacklist(settings.redis_url)
     return Infer(
         codec,
         Scorer("stream", settings.code_version),
@@ -95,7 +95,7 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
         VersionedModels(codec, Path(settings.models_dir), settings.default_model),
         CATALOGUE,
         _shared_handover(),
-        blacklisted=_Blacklisted(settings.redis_url),
+        blacklisted=lambda transactions: blacklist.lists_of(transactions, time.monotonic()),
         now_ms=now_ms,
         metrics=metrics,
     )
@@ -130,17 +130,3 @@ def _shared_enricher(key_file: str, city_db: str | None, asn_db: str | None) -> 
     """One a process: its country data takes 50 MB."""
     databases = [Path(path) if path else None for path in (city_db, asn_db)]
     return Enricher(Path(key_file).read_bytes(), *databases)
-
-
-class _Blacklisted:
-    """Names of the lists that a transaction is on, as of the last refresh."""
-
-    def __init__(self, redis_url: str) -> None:
-        self._blacklist = Blacklist(redis_url)
-        self._tenants: set[str] = set()
-
-    def __call__(self, tx: Transaction) -> list[str]:
-        self._tenants.add(tx.tenant_id)
-        self._blacklist.refresh(self._tenants, time.monotonic())
-        ids = entity_ids(tx)
-        return [kind for kind, entity in zip(KINDS, ids, strict=True) if self._blacklist.contains(tx.tenant_id, kind, entity)]

@@ -24,7 +24,7 @@ __all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_seq", "state_
 STATE_VERSION = 1
 
 _HAS_A, _HAS_B, _HAS_LATLON, _HAS_PACKED, _HAS_TX, _SAME_B, _SAME_LATLON, _SAME_PACKED = (1 << bit for bit in range(8))
-_MAX_VARINT, _MAX_ENTRY = 10, 1 + 2 * 10 + 4 * 8 + 10
+_MAX_VARINT = 10
 _MAX_SEQ = 1 << 62  # nothing that is counted runs over
 
 
@@ -268,10 +268,8 @@ def _decode(data: NDArray[np.uint8], person: bool) -> Any:
 
 def encode_state(state: NDArray[np.int64], kind: int) -> bytes:
     """Encode an entity's state."""
-    entries = int(state[k.H_LOG] + state[k.H_LABELS] + state[k.H_SEEN] + state[k.H_BUCKETS])
-    out = np.empty(2 + k.HEADER * _MAX_VARINT + entries * _MAX_ENTRY, dtype=np.uint8)
-    size = int(_encode(state, kind, out))
-    return out[:size].tobytes()
+    out = np.empty(2 + state.size * _MAX_VARINT, dtype=np.uint8)  # no word takes more, the flags of an entry included
+    return out[: _encode(state, kind, out)].tobytes()
 
 
 def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
@@ -287,10 +285,10 @@ def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
 
 def state_seq(state: NDArray[np.int64]) -> int:
     """Number of transactions and labels applied to the entity."""
-    return int(state[k.H_SEQ])
+    return int(state.item(k.H_SEQ))
 
 
 def state_time_ms(state: NDArray[np.int64]) -> int:
     """Newest event time of the entity, ms UTC; 0 when it has only labels."""
-    newest = int(state[k.H_MAX_T])
+    newest = int(state.item(k.H_MAX_T))
     return 0 if newest == MISSING else newest

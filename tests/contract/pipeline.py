@@ -105,7 +105,7 @@ class Pipeline:
                 VersionedModels(self.codec, None, None),
                 CATALOGUE,
                 handover,
-                blacklisted=lambda _tx: [],
+                blacklisted=lambda transactions: [[] for _ in transactions],
                 now_ms=lambda: self._now_ms,
                 metrics=self.exporter.new_metrics(),
             )
