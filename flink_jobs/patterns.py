@@ -12,7 +12,6 @@ It shares nothing with the scoring job but the broker: see docs/adr/0006.  This 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from flink_jobs.pattern_settings import PATTERN_JOB_NAME, PatternSettings
 from flink_jobs.pattern_windows import MAPS, PatternWindows
 from fraud.patterns import Limits
 from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.records import Alert
 from serving.registry import HttpRegistry
@@ -72,15 +72,15 @@ class PatternOperator(KeyedProcessFunction):
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         partitions, payloads = value
-        now_ms = _now_ms()
-        self._look_again(ctx, now_ms)
-        yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], now_ms, self._maps))
+        read_ms = now_ms()
+        self._look_again(ctx, read_ms)
+        yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], read_ms, self._maps))
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:  # noqa: ARG002
-        now_ms = _now_ms()
-        alerts = self._core.look_if_idle(now_ms, self._maps)
+        look_ms = now_ms()
+        alerts = self._core.look_if_idle(look_ms, self._maps)
         if alerts is None:
-            self._look_again(ctx, now_ms)
+            self._look_again(ctx, look_ms)
         else:
             yield from self._rows(alerts)
 
@@ -95,10 +95,6 @@ class PatternOperator(KeyedProcessFunction):
 
 def _descriptor(name: str) -> MapStateDescriptor:
     return MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _configuration(settings: PatternSettings) -> Configuration:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ from infra.first_model import train_first_model
 from infra.settings import StackSettings
 from infra.stack import Stack
 from serving import model_files
+from serving.clock import now_ms
 from serving.enrich import Enricher
 from tests.faults.toxics import Proxy
 from tests.faults.world import Load, World
@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
     try:
         models = scoring_job.models_dir(stack.layout)
         key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=time.time_ns() // 1_000_000, rows=8_000)
+        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms(), rows=8_000)
         model_files.promote(models, report.sha256)
         stack.up()
         proxy = Proxy(stack.plan.settings.redis_port)
