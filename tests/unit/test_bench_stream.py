@@ -11,7 +11,7 @@ from infra.load import Measured
 
 def _measured(latency_s: np.ndarray, rate: float = 100.0) -> Measured:
     due_s = np.arange(len(latency_s)) / rate
-    return Measured(due_s, due_s, {"fast": latency_s, "ledger": latency_s}, {"fast": 0, "ledger": 0}, float(due_s[-1]))
+    return Measured(due_s, {"fast": latency_s, "ledger": latency_s})
 
 
 def test_percentiles_are_nearest_ranks_of_what_is_known() -> None:
@@ -36,5 +36,5 @@ def test_an_event_without_an_answer_is_not_held() -> None:
 
 def test_the_working_rate_is_that_of_the_answers() -> None:
     # all due at once, answered at 250/s
-    measured = Measured(np.zeros(1_000), np.zeros(1_000), {"fast": np.arange(1_000) / 250}, {"fast": 0}, 4.0)
+    measured = Measured(np.zeros(1_000), {"fast": np.arange(1_000) / 250})
     assert working_rate(measured) == pytest.approx(250.0)
