@@ -78,7 +78,7 @@ class _Live:
         self._before = (0, 0.0)
 
     def show(self, run: Run) -> None:
-        from infra.replay import percentiles_ms  # noqa: PLC0415
+        from infra.percentiles import percentiles_ms  # noqa: PLC0415
 
         if run.seconds < self._next_s:
             return

@@ -17,8 +17,9 @@ from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic, labels
 from infra.features import backfill_ledger
 from infra.first_model import DEMO_SEED
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
-from infra.replay import LedgerView, percentiles_ms, watch_ledger
+from infra.replay import LedgerView, watch_ledger
 from serving.clock import now_ms
 from serving.codec import Codec
 from serving.records import Decision

@@ -20,10 +20,10 @@ from fraud.errors import Unavailable
 from generator.driver import Run
 from infra import nemesis, scoring_job
 from infra.campaign import Campaign, endless
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from infra.probes import read_json_url
 from infra.records import load_records
-from infra.replay import percentiles_ms
 from serving.clock import now_ms
 
 __all__ = ["SoakOptions", "run_soak"]
