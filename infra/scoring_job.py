@@ -143,11 +143,14 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 
-def submit(plan: Plan, name: str, module: str, settings: str) -> str:
-    """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words."""
+def submit(plan: Plan, name: str, module: str, settings: str, *arguments: str) -> str:
+    """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words.
+
+    The module is called with the file of its settings and ``arguments``, and prints the id as its last line.
+    """
     file = plan.layout.jobs / f"{name}.settings"
     file.write_text(settings)
-    code, out, err = _run_client([str(plan.python), "-m", module, str(file)], plan)
+    code, out, err = _run_client([str(plan.python), "-m", module, str(file), *arguments], plan)
     if code != 0:
         log = plan.layout.log_file(f"{name}-submit")
         log.write_text(out + err)

@@ -21,18 +21,17 @@ from generator.generate import demo_traffic
 from infra import scoring_job
 from infra.application import bring_up, codec_of
 from infra.features import backfill_ledger
-from infra.first_model import train_first_model
 from infra.records import load_records
 from infra.releases import promote_rules
 from infra.replay import LedgerView, watch_ledger
 from infra.stack import Stack
-from serving import ledger, model_files
+from serving import ledger
 from serving.clock import now_ms
 from serving.codec import Codec
-from serving.enrich import Enricher
 from serving.online_store import OnlineStore
 from serving.records import DeadLetter, Decision
 from serving.rules_file import DEFAULT_RULES_PATH
+from tests.private_stack import put_small_model_into_production
 
 DAY_MS = 86_400_000
 
@@ -57,10 +56,7 @@ class System:
 @pytest.fixture(scope="module")
 def system(stack: Stack) -> Iterator[System]:
     """The stack with a small model and the scoring job; the job is gone afterwards."""
-    models = scoring_job.models_dir(stack.layout)
-    key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-    report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms(), rows=8_000)
-    model_files.promote(models, report.sha256)
+    put_small_model_into_production(stack)
     bring_up(stack, lambda _text: None)
     yield System(stack, codec_of(stack.plan))
     scoring_job.stop(stack.plan, with_savepoint=False)
