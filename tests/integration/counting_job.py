@@ -23,6 +23,7 @@ from infra.jobs import JobTicket
 from infra.plan import Plan
 from serving import ledger
 from serving.stream_metrics import StreamMetrics
+from tests.core_settings import core_settings
 
 SHARDS = 4
 
@@ -119,21 +120,10 @@ OPERATORS = score.Operators(CountingIngestOperator, CountingObserveOperator, Cou
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Entry of the job's ticket."""
-    core = CoreSettings(
-        shards=SHARDS,
-        schema_ids={},
-        registry_url="",
-        redis_url="",
-        models_dir="",
-        ip_hash_key_file="",
-        default_rules=None,
-        default_model=None,
-        code_version="",
-    )
     settings = JobSettings(
         bootstrap_servers=plan.addresses.bootstrap_servers,
         flink_port=plan.settings.flink_port,
-        core=core,
+        core=core_settings(SHARDS),
         parallelism=int(ticket.arguments[0]),
         restore_from=checkpoint,
     )

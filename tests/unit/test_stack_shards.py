@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flink_jobs.assembly import CoreSettings
 from flink_jobs.settings import JOB_NAME, JobSettings
 from fraud.errors import Denied, Unavailable
 from infra.jobs import JobTicket
@@ -16,6 +15,7 @@ from infra.records import load_records
 from infra.scoring_job import require_shards_of_state, resume
 from infra.settings import StackSettings
 from infra.stack import Stack
+from tests.core_settings import core_settings
 
 CHECKPOINT = "file:///checkpoints/abc/chk-7"
 TICKET = JobTicket(JOB_NAME, "infra.scoring_job:resume", job_ids=("abc",))
@@ -26,18 +26,7 @@ def submitted_plan(home: Path, *, begun_with: int | None, shards: int) -> Plan:
     plan = make_plan(Layout(home), StackSettings.on_free_ports(shards=shards))
     plan.layout.create()
     if begun_with is not None:
-        core = CoreSettings(
-            shards=begun_with,
-            schema_ids={},
-            registry_url="",
-            redis_url="",
-            models_dir="",
-            ip_hash_key_file="",
-            default_rules=None,
-            default_model=None,
-            code_version="",
-        )
-        settings = JobSettings(bootstrap_servers="", flink_port=1, core=core)
+        settings = JobSettings(bootstrap_servers="", flink_port=1, core=core_settings(begun_with))
         (plan.layout.jobs / f"{JOB_NAME}.settings").write_text(settings.model_dump_json())
     return plan
 
