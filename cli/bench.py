@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, rate
@@ -58,6 +57,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up, codec_of  # noqa: PLC0415 - help works without any package
     from infra.bench_stream import BenchOptions, run_bench  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     try:
         rates = [float(text) for text in arguments.rates.split(",")]
@@ -71,7 +71,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     stack = Stack()
     bring_up(stack, say)
     options = BenchOptions(rates, arguments.seconds, arguments.backlog)
-    result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=time.time_ns() // 1_000_000, say=say)
+    result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=now_ms(), say=say)
     report(result, as_json=arguments.json, people=lambda: _print_stream(result))
     return GOOD if result["sustained_events_per_s"] else FINDING
 

@@ -173,18 +173,17 @@ def _model_list(arguments: argparse.Namespace) -> int:
 
 
 def _model_train(arguments: argparse.Namespace) -> int:
-    import time  # noqa: PLC0415
-
     from infra.application import enricher_of  # noqa: PLC0415
     from infra.first_model import train_first_model  # noqa: PLC0415
     from infra.scoring_job import models_dir  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     stack = _stack()
     done = train_first_model(
         models_dir(stack.layout),
         enricher_of(stack),
         say=stopwatch(),
-        start_ms=time.time_ns() // 1_000_000,
+        start_ms=now_ms(),
         rows=arguments.rows,
         seed=arguments.seed,
     )

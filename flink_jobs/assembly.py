@@ -19,6 +19,7 @@ from flink_jobs.observe import Observe
 from fraud.catalogue import CATALOGUE
 from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.online_feed import OnlineFeed
@@ -54,11 +55,6 @@ class CoreSettings:
     out_of_orderness_ms: int = 60_000
     idle_ms: int = 30_000
     cache_entries: int = 50_000
-
-
-def now_ms() -> int:
-    """Wall clock, ms UTC."""
-    return time.time_ns() // 1_000_000
 
 
 def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-__all__ = ["EARTH_RADIUS_KM", "MISSING", "haversine_km", "pack_country", "unpack_country"]
+__all__ = ["EARTH_RADIUS_KM", "MISSING", "haversine_km", "pack_country"]
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the IUGG
 # "no value" in every integer column of the kernel; no time, amount, position or hash takes it
@@ -39,10 +39,3 @@ def pack_country(code: str | None) -> int:
     if code is None:
         return 0
     return (ord(code[0]) - 65) * 26 + ord(code[1]) - 64
-
-
-def unpack_country(number: int) -> str | None:
-    """Inverse of :func:`pack_country`."""
-    if number == 0:
-        return None
-    return chr(65 + (number - 1) // 26) + chr(65 + (number - 1) % 26)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from infra.layout import Layout
 from infra.plan import Plan
 from infra.ports import HOST
 from infra.settings import REPO_ROOT
+from serving.atomic_write import write_atomically
 
 __all__ = ["environment", "flink_home", "jobmanager_command", "taskmanager_command", "write_configuration"]
 
@@ -133,9 +133,7 @@ def write_configuration(plan: Plan) -> None:
     for template in ("log4j.properties", "log4j-cli.properties"):
         shutil.copyfile(flink_home() / "conf" / template, conf / template)
     # several keepers start servers at the same time, in threads
-    partial = conf / f"config.yaml.{os.getpid()}.{threading.get_ident()}.part"
-    partial.write_text(yaml.safe_dump(_configuration(plan), sort_keys=True), encoding="utf-8")
-    partial.replace(conf / "config.yaml")
+    write_atomically(conf / "config.yaml", yaml.safe_dump(_configuration(plan), sort_keys=True))
     for jar in _library(plan):
         _link(jar, lib / jar.name)
 

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.settings import JOB_NAME, JobSettings
 from fraud.catalogue import CATALOGUE
-from fraud.errors import Unavailable
+from fraud.errors import Denied, Unavailable
 from infra import flink
 from infra.java import find_java_home
 from infra.jobs import (
@@ -34,17 +34,19 @@ from infra.jobs import (
     save_ticket,
     submit_if_missing,
 )
-from infra.layout import Layout
+from infra.layout import Layout, read_json
 from infra.plan import Plan
 from infra.probes import read_json_url
 from infra.settings import REPO_ROOT
 from serving import model_files
+from serving.atomic_write import write_atomically
 from serving.registry import HttpRegistry, register_all
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 
 __all__ = [
     "JobState",
     "ensure_running",
+    "require_shards_of_state",
     "resume",
     "savepoint",
     "settings_of",
@@ -61,7 +63,6 @@ _SAVEPOINT_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 _ANSWER_TIMEOUT_S = 15.0  # a JobManager that deploys a job on a busy machine keeps its callers waiting for seconds
 _KEY_BYTES = 32
-SHARDS = 2  # of the local stack: the fewer, the larger the batches; a job cannot have more subtasks than shards
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
     production = model_files.production(models_dir(plan.layout))
     rules = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
     core = CoreSettings(
-        shards=SHARDS,
+        shards=plan.settings.shards,
         schema_ids=register_all(HttpRegistry(addresses.registry_url, timeout_s=10.0)),
         registry_url=addresses.registry_url,
         redis_url=addresses.redis_url,
@@ -137,23 +138,52 @@ def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: N
 
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
-    """Submit the job from a checkpoint or savepoint (None: from the beginning) and return its id."""
+    """Submit the job from a checkpoint or savepoint (None: from the beginning) and return its id.
+
+    Raises:
+        Denied: the state is divided into another number of shards.
+        Unavailable: a server does not answer, or Flink does not take the job.
+    """
+    if checkpoint is not None:
+        require_shards_of_state(plan)
     overrides: dict[str, Any] = json.loads(ticket.arguments[0]) if ticket.arguments else {}
     settings = settings_of(plan).model_copy(update={**overrides, "restore_from": checkpoint})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 
-def submit(plan: Plan, name: str, module: str, settings: str) -> str:
-    """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words."""
-    file = plan.layout.jobs / f"{name}.settings"
-    file.write_text(settings)
-    code, out, err = _run_client([str(plan.python), "-m", module, str(file)], plan)
+def require_shards_of_state(plan: Plan) -> None:
+    """Raise Denied when the job was last submitted with another number of shards than this stack has.
+
+    A card would be looked up in another shard than the one that holds its log: its features would begin at zero, without a word.
+    """
+    submitted = read_json(_settings_file(plan, JOB_NAME))
+    begun_with = plan.settings.shards if submitted is None else int(submitted["core"]["shards"])
+    if begun_with != plan.settings.shards:
+        raise Denied(
+            f"the job's state is divided into {begun_with} shards and this stack has {plan.settings.shards}: ./fraudguard down, and up "
+            f"with FRAUDGUARD_SHARDS={begun_with} goes on with it; ./fraudguard job stop --discard gives it up"
+        )
+
+
+def submit(plan: Plan, name: str, module: str, settings: str, *arguments: str) -> str:
+    """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words.
+
+    The module is called with the file of its settings and ``arguments``, and prints the id as its last line.
+    """
+    file = _settings_file(plan, name)
+    write_atomically(file, settings)
+    code, out, err = _run_client([str(plan.python), "-m", module, str(file), *arguments], plan)
     if code != 0:
         log = plan.layout.log_file(f"{name}-submit")
         log.write_text(out + err)
         last = (err.strip().splitlines() or ["no message"])[-1]
         raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
     return out.strip().splitlines()[-1]
+
+
+def _settings_file(plan: Plan, name: str) -> Path:
+    """What the job was last submitted with."""
+    return plan.layout.jobs / f"{name}.settings"
 
 
 def _run_client(command: list[str], plan: Plan) -> tuple[int, str, str]:

@@ -92,8 +92,8 @@ class Stack:
 
     @property
     def settings(self) -> StackSettings:
-        """What a fresh start would use."""
-        return self._settings or StackSettings()
+        """What a fresh start would use; raises Denied when the environment asks for what cannot be."""
+        return self._settings or StackSettings.from_environment()
 
     @property
     def plan(self) -> Plan:

@@ -8,7 +8,6 @@ Names, labels and buckets are those of ``serving.metrics``.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from fraud.decide import Outcome
+from serving.clock import now_ms
 from serving.exporter import Exporter, ExporterSettings, serve
 from serving.metrics import metric
 
@@ -367,7 +367,7 @@ def process_exporter(settings: ExporterSettings | None = None, *, clock: Callabl
     with _process_lock:
         if not _process:
             settings = settings or ExporterSettings()
-            exporter = StreamExporter(clock or _now_ms)
+            exporter = StreamExporter(clock or now_ms)
             registry = CollectorRegistry(auto_describe=False)
             registry.register(exporter)
             ProcessCollector(registry=registry)
@@ -381,7 +381,3 @@ def _serve(registry: CollectorRegistry, settings: ExporterSettings) -> Exporter 
     except OSError:
         structlog.get_logger().exception("no_metrics", port=settings.port)
         return None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

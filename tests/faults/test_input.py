@@ -19,6 +19,7 @@ from infra import nemesis, scoring_job
 from infra.application import codec_of
 from infra.campaign import Campaign
 from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from tests.faults.world import CLEAN, World, figures
 
@@ -27,15 +28,11 @@ MARK = b"POISON-PAYLOAD-3141592653"
 PATIENCE_S = 60.0
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _poison(codec: Codec, tenant: str, number: int) -> tuple[bytes, bytes | None, set[str]]:
     """(key, value, codes that the dead letter may have) of one of ten kinds of bad input."""
 
     def encoded(**changes: Any) -> bytes:
-        return codec.encode_transaction(replaced(Transaction(f"bad-{number}", tenant, "card", "m", 100, "USD", _now_ms()), **changes))
+        return codec.encode_transaction(replaced(Transaction(f"bad-{number}", tenant, "card", "m", 100, "USD", now_ms()), **changes))
 
     good = encoded()
     kinds: list[tuple[bytes, bytes | None, set[str]]] = [
@@ -256,7 +253,7 @@ def _silent_partition(campaign: Campaign) -> set[str]:
 
     def send(name: str, cards: list[str], seconds: float, age_ms: int = 0) -> set[str]:
         count = max(len(cards), round(seconds * 50))
-        start_ms = _now_ms() - age_ms
+        start_ms = now_ms() - age_ms
         step_ms = seconds * 1000 / count
         rows = [
             Transaction(f"{name}-{i}", campaign.tenant, cards[i % len(cards)], "m", 100, "USD", start_ms + round(i * step_ms))

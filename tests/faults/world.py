@@ -24,6 +24,7 @@ from infra.jobs import JobTicket, find_newest_checkpoint, load_tickets, read_job
 from infra.oracle import ANOMALIES, Verdict
 from infra.probes import read_json_url
 from infra.stack import Stack
+from serving.clock import now_ms
 from tests.faults.toxics import Proxy
 
 CLEAN = dict.fromkeys(ANOMALIES, 0)
@@ -142,10 +143,8 @@ class World:
 
     def traffic(self, tenant: str, *, seconds: float, rate: float | None = None, seed: int = 1, cards: int = 500) -> pl.DataFrame:
         """Events of the last ``seconds``: none of them is from the future whenever it is sent."""
-        now_ms = time.time_ns() // 1_000_000
-        frame = demo_traffic(
-            seconds, rate or self.load.rate, seed=seed, start_ms=now_ms - round(seconds * 1000), users=cards, merchants=cards // 10
-        )
+        start_ms = now_ms() - round(seconds * 1000)
+        frame = demo_traffic(seconds, rate or self.load.rate, seed=seed, start_ms=start_ms, users=cards, merchants=cards // 10)
         return frame.with_columns(pl.lit(tenant).alias("tenant_id"))
 
     def send(self, campaign: Campaign, frame: pl.DataFrame, rate: float | None = None) -> Run:
@@ -163,7 +162,7 @@ class World:
                 failures.append(error)
 
         worker = threading.Thread(target=work, name="fault", daemon=True)
-        started = time.time_ns() // 1_000_000
+        started = now_ms()
         at_least_s = (events or self.load.events) / self.load.rate
         began_s = time.monotonic()
         worker.start()

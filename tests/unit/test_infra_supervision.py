@@ -14,8 +14,9 @@ from infra.archives import archive_flags, archive_path, kind_of
 from infra.java import find_java_home, read_major
 from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, remove_ticket, save_ticket, spare_slots
 from infra.layout import Layout
-from infra.plan import load_plan, make_plan, read_addresses, save_plan
+from infra.plan import load_plan, make_plan, save_plan
 from infra.settings import PORT_FIELDS, StackSettings
+from infra.stack import Stack
 from infra.supervisor import Backoff, Orders
 
 TICKET = JobTicket("scoring", "module:function", ("one", "two"))
@@ -94,12 +95,12 @@ def test_a_plan_has_no_port_twice_and_is_read_back_as_it_was_saved(tmp_path: Pat
     assert len({*ports, metrics + 1, metrics + 2, metrics + 3}) == len(ports) + 3
     save_plan(plan)
     assert load_plan(Layout(tmp_path)) == plan
-    assert read_addresses(tmp_path) == plan.addresses
+    assert Stack(tmp_path).addresses == plan.addresses
 
 
 def test_a_home_without_a_stack_has_no_addresses(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="up"):
-        read_addresses(tmp_path)
+        _ = Stack(tmp_path).addresses
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

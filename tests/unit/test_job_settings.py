@@ -7,24 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flink_jobs.assembly import CoreSettings
 from flink_jobs.pattern_settings import PatternSettings
 from flink_jobs.settings import JobSettings
+from tests.core_settings import core_settings
 
 
 def _settings(shards: int = 4, **changes: Any) -> JobSettings:
-    core = CoreSettings(
-        shards=shards,
-        schema_ids={},
-        registry_url="",
-        redis_url="",
-        models_dir="",
-        ip_hash_key_file="",
-        default_rules=None,
-        default_model=None,
-        code_version="",
-    )
-    return JobSettings(bootstrap_servers="", flink_port=1, core=core, **changes)
+    return JobSettings(bootstrap_servers="", flink_port=1, core=core_settings(shards), **changes)
 
 
 def test_transactions_must_outlive_three_restarts() -> None:
