@@ -168,6 +168,26 @@ class Stack:
             events=tuple(read_events(self.layout)),
         )
 
+    def require_supervisor(self) -> None:
+        """Raise ``Unavailable`` unless somebody starts and stops servers here."""
+        if not self._is_running():
+            raise Unavailable(SUPERVISOR, "it does not run; ./fraudguard up brings it back")
+
+    def settle(self, progress: Progress = _silent) -> None:
+        """Wait until the supervisor runs exactly the servers that the tickets of jobs ask for, and all of them work.
+
+        Starts nothing itself, so that it does not undo a ``down`` of somebody else; raises ``Unavailable`` as ``up`` does.
+        """
+        plan = self.plan
+        deadline = time.monotonic() + plan.settings.start_timeout_s
+        wanted = {server.name for server in build_servers(plan)} | {SUPERVISOR}
+        while surplus := [record.name for record in load_records(self.layout).values() if record.alive and record.name not in wanted]:
+            self._raise_if_supervisor_died(load_record(self.layout, SUPERVISOR))
+            if time.monotonic() > deadline:
+                raise Unavailable("stack", f"{', '.join(surplus)} should have been stopped and still runs")
+            time.sleep(_POLL_S)
+        self._wait_until_ready(plan, progress)
+
     @contextmanager
     def _lock(self, progress: Progress) -> Iterator[None]:
         """One ``up`` or ``down`` at a time per home."""
