@@ -24,9 +24,17 @@ with N, whatever FRAUDGUARD_TASKMANAGERS says.  If anything fails, the job goes 
 """
 
 
+_UPGRADE = """\
+Stop the scoring job with a savepoint, restart the TaskManagers, which keep the Python modules that they have once loaded, and go on
+with the code of this checkout.  Before anything is stopped the new job is laid out and compared with the running job's state: one that
+would leave some of it behind, or reads another format, is refused.  If the new job does not run, it is stopped with its state kept,
+and the message says what failed and how to go on.
+"""
+
+
 def register(commands: Commands) -> None:
     """Add the commands."""
-    job = add_group(commands, "job", "the Flink jobs: state, savepoint, stop, start, rescale")
+    job = add_group(commands, "job", "the Flink jobs: state, savepoint, stop, start, rescale, upgrade")
     status = add_command(job, "status", _job_status, "state of the job and its tasks (exit status 1 unless all run)")
     save = add_command(job, "savepoint", _job_savepoint, "write a savepoint while the job goes on")
     stop = add_command(job, "stop", _job_stop, "stop the job with a savepoint, from which `job start` continues")
@@ -35,6 +43,7 @@ def register(commands: Commands) -> None:
     start.add_argument("--window-s", type=int, metavar="N", help="of a first start of patterns: length of its windows (default 300)")
     rescale = add_command(job, "rescale", _job_rescale, "run the scoring job in N subtasks, from a savepoint", description=_RESCALE)
     rescale.add_argument("parallelism", type=count, metavar="N", help="1 up to the number of shards")
+    add_command(job, "upgrade", _job_upgrade, "run the scoring job with the code of this checkout, from a savepoint", description=_UPGRADE)
     for parser in (status, save, stop, start):
         parser.add_argument("job", nargs="?", choices=("score", "patterns"), default="score", help="which one (default score)")
 
@@ -122,6 +131,15 @@ def _job_rescale(arguments: argparse.Namespace) -> int:
         if done.savepoint is None
         else f"{done.before} to {done.after} subtasks, {done.down_s:.1f} s without a job, from {done.savepoint}"
     )
+    report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _job_upgrade(arguments: argparse.Namespace) -> int:
+    from infra.job_change import upgrade  # noqa: PLC0415
+
+    done = upgrade(_stack(), stopwatch())
+    what = f"code {done.before} to {done.after}, {done.down_s:.1f} s without a job, from {done.savepoint}"
     report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
     return GOOD
 

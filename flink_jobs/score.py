@@ -12,6 +12,7 @@ docs/adr/0002 for why.  This module composes; the work is in the cores.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,10 @@ from pyflink.table import StreamTableEnvironment
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
+from flink_jobs.takeover import find_orphans, name_stateful_operators
 from serving import ledger
 
-__all__ = ["Operators", "build", "submit"]
+__all__ = ["Operators", "build", "prepare", "submit"]
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 _INTS, _LONGS, _BLOBS = Types.OBJECT_ARRAY(Types.INT()), Types.OBJECT_ARRAY(Types.LONG()), Types.OBJECT_ARRAY(_BYTES)
@@ -218,8 +220,8 @@ def _sink_table(table_env: StreamTableEnvironment, name: str, topics: str, setti
     )
 
 
-def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
-    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
+def prepare(settings: JobSettings, operators: Operators = SCORING) -> StreamExecutionEnvironment:
+    """The job on an environment that would run it on the session cluster."""
     gateway = get_gateway()
     remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
         settings.flink_host,
@@ -230,13 +232,25 @@ def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
     env = StreamExecutionEnvironment(remote)
     env.set_parallelism(settings.parallelism)
     build(StreamTableEnvironment.create(env), settings, operators)
-    return str(env.execute_async(JOB_NAME).get_job_id())
+    name_stateful_operators(env)
+    return env
+
+
+def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
+    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
+    return str(prepare(settings, operators).execute_async(JOB_NAME).get_job_id())
 
 
 def main() -> None:
-    """``python -m flink_jobs.score SETTINGS.json``: prints the job's id as the last line."""
+    """``python -m flink_jobs.score SETTINGS.json [SNAPSHOT]``: submits the job and prints its id as the last line.
+
+    With the folder of a snapshot it submits nothing and prints, as a JSON list, what of its state the job would not take over.
+    """
     settings = JobSettings.model_validate_json(Path(sys.argv[1]).read_text())
-    print(submit(settings))
+    if sys.argv[2:]:
+        print(json.dumps(find_orphans(prepare(settings), Path(sys.argv[2]))))
+    else:
+        print(submit(settings))
 
 
 if __name__ == "__main__":

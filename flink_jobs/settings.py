@@ -7,10 +7,13 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flink_jobs.assembly import CoreSettings
+from fraud.kernel import KERNEL_VERSION
+from fraud.state import STATE_VERSION
 
-__all__ = ["JOB_NAME", "JobSettings"]
+__all__ = ["JOB_NAME", "STATE_FORMAT", "JobSettings"]
 
 JOB_NAME = "fraudguard-score"
+STATE_FORMAT = f"state {STATE_VERSION}, kernel {KERNEL_VERSION}"
 
 
 class JobSettings(BaseModel):
@@ -40,6 +43,9 @@ class JobSettings(BaseModel):
     group_id: str = "fraudguard-score"
     restore_from: str | None = None
     allow_unclaimed_state: bool = False
+    # what the snapshots of this job are written in; one of another version is refused, not guessed at (what travels between the
+    # operators has a version too, but with aligned barriers it is in no snapshot)
+    state_format: str = STATE_FORMAT
 
     @model_validator(mode="after")
     def _transactions_outlive_a_restart(self) -> Self:

@@ -6,12 +6,18 @@ from where the next one starts.  Who is killed in the middle lets go of the tick
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from flink_jobs.settings import JOB_NAME
+from flink_jobs.settings import JOB_NAME, STATE_FORMAT
 from fraud.errors import Denied, Unavailable
 from infra import scoring_job
 from infra.jobs import JobTicket, alone, find_newest_checkpoint, read_jobs, save_ticket, submit_alone
@@ -20,7 +26,7 @@ from infra.records import append_event
 from infra.scoring_job import JobState
 from infra.stack import Stack
 
-__all__ = ["Rescaled", "rescale"]
+__all__ = ["Rescaled", "Upgraded", "check_parallelism", "check_state_format", "rescale", "upgrade"]
 
 Say = Callable[[str], None]
 
@@ -40,6 +46,17 @@ class Rescaled:
     down_s: float
 
 
+@dataclass(frozen=True)
+class Upgraded:
+    """What an upgrade did; ``before`` and ``after`` are the code versions that decisions record."""
+
+    before: str
+    after: str
+    savepoint: str
+    job_id: str | None
+    down_s: float
+
+
 def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
     """Run the scoring job in ``parallelism`` subtasks, one TaskManager each, from a savepoint.
 
@@ -52,6 +69,7 @@ def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
     plan = stack.plan
     check_parallelism(parallelism, scoring_job.shards_of(plan))
     stack.require_supervisor()
+    _require_the_same_code(plan)
     with alone(plan.layout), _told_when_interrupted(say):
         ticket, state = _running_job(plan)
         before = ticket.parallelism or state.parallelism
@@ -71,6 +89,115 @@ def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
         down_s = time.monotonic() - began
         append_event(plan.layout, JOB_NAME, "rescaled", f"from {before} to {parallelism} subtasks, {down_s:.1f} s, {savepoint}")
         return Rescaled(before, parallelism, savepoint, state.job_id, down_s)
+
+
+def upgrade(stack: Stack, say: Say) -> Upgraded:
+    """Run the scoring job with the code of this checkout, from a savepoint.
+
+    A TaskManager keeps the modules that it has once loaded, so all of them are restarted; other jobs on them recover by themselves.
+
+    Raises:
+        Denied: the new code cannot take over the state; nothing was stopped.
+        Unavailable: it could not be done; the text says how the job runs now and what to do.
+    """
+    plan = stack.plan
+    submitted = scoring_job.submitted_settings(plan)
+    before, after = str(submitted.get("core", {}).get("code_version", "unknown")), scoring_job.code_version()
+    stack.require_supervisor()
+    with alone(plan.layout), _told_when_interrupted(say):
+        ticket, _ = _running_job(plan)
+        check_state_format(submitted, scoring_job.shards_of(plan))
+        say(f"comparing the state of {before} with the job of {after}")
+        _check_state(plan, ticket)
+        say("stopping the job with a savepoint")
+        began = time.monotonic()
+        savepoint = _stop(stack, ticket, say)
+        save_ticket(plan.layout, replace(ticket, job_ids=(), restore_from=savepoint))
+        try:
+            _restart_taskmanagers(stack, f"code {after}", say)
+            state = _start(stack, replace(ticket, job_ids=(), restore_from=savepoint), say)
+        except (Unavailable, OSError) as error:
+            _give_up_upgrade(stack, f"the job does not run with the code of {after} ({error})", before, savepoint, say)
+        down_s = time.monotonic() - began
+        append_event(plan.layout, JOB_NAME, "upgraded", f"from {before} to {after}, {down_s:.1f} s, {savepoint}")
+        return Upgraded(before, after, savepoint, state.job_id, down_s)
+
+
+def check_state_format(submitted: dict[str, Any], shards: int) -> None:
+    """Raise ``Denied`` when the running job, by its settings as submitted, writes a state that this code does not read."""
+    written = submitted.get("state_format", STATE_FORMAT)  # before it was written down there was one format
+    if written != STATE_FORMAT:
+        raise Denied(
+            f"the running job's state is of format '{written}', and this code reads '{STATE_FORMAT}': it would have to be built anew "
+            "from the history. Nothing was stopped"
+        )
+    of_state = submitted.get("core", {}).get("shards", shards)
+    if of_state != shards:
+        raise Denied(
+            f"the running job's state is divided into {of_state} shards, and this stack's settings say {shards}. Nothing was stopped"
+        )
+
+
+def _require_the_same_code(plan: Plan) -> None:
+    """A resubmission plans the job with the code of the checkout, and TaskManagers go on with what they have loaded."""
+    running = scoring_job.submitted_settings(plan).get("core", {}).get("code_version")
+    now = scoring_job.code_version()
+    if running not in (None, now):
+        raise Denied(f"the job runs the code of {running}, and this checkout is {now}: ./fraudguard job upgrade comes first")
+
+
+def _check_state(plan: Plan, ticket: JobTicket) -> None:
+    """Raise ``Denied`` when the job of this checkout would leave some of the running job's state behind, or cannot be laid out at all."""
+    module = import_module(ticket.resume.split(":")[0])
+    with tempfile.TemporaryDirectory(dir=plan.layout.run) as folder:
+        if not _copy_newest_metadata(plan, ticket, Path(folder)):
+            return  # nothing to take over yet
+        try:
+            problems = module.preflight(plan, ticket, Path(folder))
+        except Unavailable as error:
+            raise Denied(f"the job of this checkout cannot be laid out: {error}. Nothing was stopped") from error
+    if problems:
+        raise Denied(
+            f"refused, and nothing was stopped: the job of this checkout would leave state behind: {'; '.join(problems)}. "
+            "An operator finds its state by its uid: give it the one that it had"
+        )
+
+
+def _copy_newest_metadata(plan: Plan, ticket: JobTicket, folder: Path) -> bool:
+    """Whether there is a snapshot; a copy, since a checkpoint is removed within seconds of a newer one."""
+    while newest := find_newest_checkpoint(plan.layout, ticket):
+        try:
+            shutil.copyfile(Path(unquote(urlsplit(newest).path)) / "_metadata", folder / "_metadata")
+        except FileNotFoundError:
+            if newest == ticket.restore_from:
+                raise Unavailable(JOB_NAME, f"the savepoint that it started from is gone: {newest}") from None
+        else:
+            return True
+    return False
+
+
+def _restart_taskmanagers(stack: Stack, why: str, say: Say) -> None:
+    say("restarting the TaskManagers")
+    stack.restart_taskmanagers(why)
+    stack.settle(say)
+
+
+def _give_up_upgrade(stack: Stack, reason: str, before: str, savepoint: str, say: Say) -> None:
+    """End the job that does not come up, keep its state, leave TaskManagers that have loaded nothing, and say how to go on."""
+    say(f"{reason}; stopping it")
+    try:
+        kept = _end(stack.plan) or savepoint
+        save_ticket(stack.layout, replace(_ticket(stack.plan), job_ids=(), restore_from=kept, stopped=True))
+        _restart_taskmanagers(stack, "nothing of the refused code may stay", say)
+    except (Unavailable, OSError) as error:
+        raise Unavailable(
+            JOB_NAME, f"{reason}, and it could not be stopped ({error}). Its state is kept in {savepoint} or newer"
+        ) from error
+    raise Unavailable(
+        JOB_NAME,
+        f"{reason}.\nThe job is stopped and its state is kept in {kept}.\n"
+        f"Mend the code, or check out {before.rstrip('+')} again; then ./fraudguard job start continues from there",
+    )
 
 
 def check_parallelism(parallelism: int, shards: int) -> None:

@@ -36,7 +36,7 @@ from infra.jobs import (
     save_ticket,
     submit_if_missing,
 )
-from infra.layout import Layout
+from infra.layout import Layout, read_json
 from infra.plan import Plan
 from infra.probes import read_json_url
 from infra.settings import REPO_ROOT
@@ -47,8 +47,11 @@ from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 __all__ = [
     "JobState",
     "cancel",
+    "check_against",
+    "code_version",
     "ensure_running",
     "newest_failure",
+    "preflight",
     "resume",
     "savepoint",
     "settings_of",
@@ -57,6 +60,7 @@ __all__ = [
     "stop",
     "stop_with_savepoint",
     "submit",
+    "submitted_settings",
     "ticket_of",
     "wait_until_running",
 ]
@@ -166,13 +170,40 @@ def submit(plan: Plan, name: str, module: str, settings: str) -> str:
     """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words."""
     file = plan.layout.jobs / f"{name}.settings"
     file.write_text(settings)
-    code, out, err = _run_client([str(plan.python), "-m", module, str(file)], plan)
+    return _last_line_of([str(plan.python), "-m", module, str(file)], plan, plan.layout.log_file(f"{name}-submit"))
+
+
+def submitted_settings(plan: Plan) -> dict[str, Any]:
+    """What the job was last submitted with, as its code wrote it down; empty when it never was."""
+    return read_json(plan.layout.jobs / f"{JOB_NAME}.settings") or {}
+
+
+def preflight(plan: Plan, ticket: JobTicket, snapshot: Path) -> list[str]:
+    """What of a snapshot's state the job of this checkout would not take over; raises Unavailable when it cannot even be laid out."""
+    return check_against(plan, snapshot, ["-m", "flink_jobs.score"], settings_of(plan, parallelism=ticket.parallelism).model_dump_json())
+
+
+def check_against(plan: Plan, snapshot: Path, client: list[str], settings: str) -> list[str]:
+    """Run the submitter ``client`` of a job (arguments of Python) in its mode that only compares; see ``flink_jobs.score``."""
+    file = plan.layout.jobs / f"{JOB_NAME}.check"
+    file.write_text(settings)
+    log = plan.layout.log_file(f"{JOB_NAME}-check")
+    problems: list[str] = json.loads(_last_line_of([str(plan.python), *client, str(file), str(snapshot)], plan, log))
+    return problems
+
+
+def _last_line_of(command: list[str], plan: Plan, log: Path) -> str:
+    code, out, err = _run_client(command, plan)
     if code != 0:
-        log = plan.layout.log_file(f"{name}-submit")
         log.write_text(out + err)
-        last = (err.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable("flink", f"the job was not accepted: {last} (see {log})")
+        raise Unavailable("flink", f"the job was not accepted: {_reason(err)} (see {log})")
     return out.strip().splitlines()[-1]
+
+
+def _reason(err: str) -> str:
+    """The root of what a client left on standard error: that of a Java exception inside of a Python one, else the last line."""
+    lines = err.strip().splitlines() or ["no message"]
+    return root_of(err) if any(line.startswith("Caused by: ") for line in lines) else lines[-1]
 
 
 def _run_client(command: list[str], plan: Plan) -> tuple[int, str, str]:

@@ -35,6 +35,7 @@ Progress = Callable[[str], None]
 
 _POLL_S = 0.2
 _GIVE_UP_AFTER = 3  # starts in a row that never got ready: waiting longer would not help
+_TASKMANAGER_GRACE_S = 12.0
 _SUPERVISOR_GRACE_S = 40.0  # it stops two groups in turn, each with its own grace
 
 
@@ -172,6 +173,17 @@ class Stack:
         """Raise ``Unavailable`` unless somebody starts and stops servers here."""
         if not self._is_running():
             raise Unavailable(SUPERVISOR, "it does not run; ./fraudguard up brings it back")
+
+    def restart_taskmanagers(self, why: str) -> None:
+        """Stop every TaskManager; the supervisor starts them again at once, and ``settle`` waits for them."""
+        identities = []
+        for record in load_records(self.layout).values():
+            if record.name.startswith("taskmanager") and record.identity is not None:
+                append_event(self.layout, record.name, "restarting", why)
+                identities.append(record.identity)
+        survivors = stop_groups(identities, grace_s=_TASKMANAGER_GRACE_S)
+        if survivors:
+            raise Unavailable("stack", f"TaskManagers {survivors} survived SIGKILL; stop them by hand")
 
     def settle(self, progress: Progress = _silent) -> None:
         """Wait until the supervisor runs exactly the servers that the tickets of jobs ask for, and all of them work.
