@@ -139,7 +139,7 @@ def _job_upgrade(arguments: argparse.Namespace) -> int:
     from infra.job_change import upgrade  # noqa: PLC0415
 
     done = upgrade(_stack(), stopwatch())
-    what = f"code {done.before} to {done.after}, {done.down_s:.1f} s without a job, from {done.savepoint}"
+    what = f"code {done.before} to {done.after}, {done.down_s:.1f} s without a job, from {done.snapshot}"
     report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
     return GOOD
 

@@ -48,11 +48,11 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class Upgraded:
-    """What an upgrade did; ``before`` and ``after`` are the code versions that decisions record."""
+    """What an upgrade did; ``before`` and ``after`` are the code versions that decisions record, ``snapshot`` what it went on from."""
 
     before: str
     after: str
-    savepoint: str
+    snapshot: str | None
     job_id: str | None
     down_s: float
 
@@ -92,7 +92,7 @@ def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
 
 
 def upgrade(stack: Stack, say: Say) -> Upgraded:
-    """Run the scoring job with the code of this checkout, from a savepoint.
+    """Run the scoring job with the code of this checkout, from a savepoint; one that does not run whole, from its newest snapshot.
 
     A TaskManager keeps the modules that it has once loaded, so all of them are restarted; other jobs on them recover by themselves.
 
@@ -105,22 +105,23 @@ def upgrade(stack: Stack, say: Say) -> Upgraded:
     before, after = str(submitted.get("core", {}).get("code_version", "unknown")), scoring_job.code_version()
     stack.require_supervisor()
     with alone(plan.layout), _told_when_interrupted(say):
-        ticket, _ = _running_job(plan)
+        ticket, state = _ticket(plan), scoring_job.state_of(plan)
         check_state_format(submitted, scoring_job.shards_of(plan))
         say(f"comparing the state of {before} with the job of {after}")
         _check_state(plan, ticket)
-        say("stopping the job with a savepoint")
+        say("stopping the job")
         began = time.monotonic()
-        savepoint = _stop(stack, ticket, say)
-        save_ticket(plan.layout, replace(ticket, job_ids=(), restore_from=savepoint))
+        snapshot = _stop(stack, ticket, say) if state.all_run else _end(plan)
+        ticket = replace(ticket, job_ids=(), restore_from=snapshot, stopped=False)
+        save_ticket(plan.layout, ticket)
         try:
             _restart_taskmanagers(stack, f"code {after}", say)
-            state = _start(stack, replace(ticket, job_ids=(), restore_from=savepoint), say)
+            state = _start(stack, ticket, say)
         except (Unavailable, OSError) as error:
-            _give_up_upgrade(stack, f"the job does not run with the code of {after} ({error})", before, savepoint, say)
+            _give_up_upgrade(stack, f"the job does not run with the code of {after} ({error})", before, snapshot, say)
         down_s = time.monotonic() - began
-        append_event(plan.layout, JOB_NAME, "upgraded", f"from {before} to {after}, {down_s:.1f} s, {savepoint}")
-        return Upgraded(before, after, savepoint, state.job_id, down_s)
+        append_event(plan.layout, JOB_NAME, "upgraded", f"from {before} to {after}, {down_s:.1f} s, {snapshot}")
+        return Upgraded(before, after, snapshot, state.job_id, down_s)
 
 
 def check_state_format(submitted: dict[str, Any], shards: int) -> None:
@@ -182,17 +183,15 @@ def _restart_taskmanagers(stack: Stack, why: str, say: Say) -> None:
     stack.settle(say)
 
 
-def _give_up_upgrade(stack: Stack, reason: str, before: str, savepoint: str, say: Say) -> None:
+def _give_up_upgrade(stack: Stack, reason: str, before: str, snapshot: str | None, say: Say) -> None:
     """End the job that does not come up, keep its state, leave TaskManagers that have loaded nothing, and say how to go on."""
     say(f"{reason}; stopping it")
     try:
-        kept = _end(stack.plan) or savepoint
+        kept = _end(stack.plan)
         save_ticket(stack.layout, replace(_ticket(stack.plan), job_ids=(), restore_from=kept, stopped=True))
         _restart_taskmanagers(stack, "nothing of the refused code may stay", say)
     except (Unavailable, OSError) as error:
-        raise Unavailable(
-            JOB_NAME, f"{reason}, and it could not be stopped ({error}). Its state is kept in {savepoint} or newer"
-        ) from error
+        raise Unavailable(JOB_NAME, f"{reason}, and it could not be stopped ({error}). Its state is kept in {snapshot} or newer") from error
     raise Unavailable(
         JOB_NAME,
         f"{reason}.\nThe job is stopped and its state is kept in {kept}.\n"
@@ -265,7 +264,7 @@ def _go_back(stack: Stack, parallelism: int, reason: str, say: Say) -> None:
 def _ticket(plan: Plan) -> JobTicket:
     ticket = scoring_job.ticket_of(plan)
     if ticket is None:
-        raise Unavailable(JOB_NAME, "somebody has given up its state meanwhile")
+        raise Unavailable(JOB_NAME, "there is none; ./fraudguard job start begins one")
     return ticket
 
 

@@ -243,11 +243,12 @@ def test_an_upgrade_under_traffic_keeps_the_state_and_runs_the_new_code(system: 
     assert min(made.values()) > RATE
 
 
+BREAK = ("flink_jobs/operators.py", "        sys.setswitchinterval(SWITCH_INTERVAL_S)", '        raise ValueError("broken on purpose")')
+
+
 def test_code_that_does_not_run_leaves_a_stopped_job_with_its_state_and_the_root_of_the_failure(system: System) -> None:
     def change() -> None:
-        system.change(
-            "flink_jobs/operators.py", "        sys.setswitchinterval(SWITCH_INTERVAL_S)", '        raise ValueError("broken on purpose")'
-        )
+        system.change(*BREAK)
         _, said = system.command("job", "upgrade", status=1)
         assert "ValueError: broken on purpose" in said
         assert "job start continues" in said
@@ -256,6 +257,25 @@ def test_code_that_does_not_run_leaves_a_stopped_job_with_its_state_and_the_root
         system.command("job", "start")
 
     system.under_traffic("broken", change)
+
+
+def test_a_job_that_fails_again_and_again_tells_why_and_is_mended_by_an_upgrade(system: System) -> None:
+    """A TaskManager that was restarted has loaded broken code: no savepoint can be had, and the newest checkpoint is as good."""
+
+    def failures() -> str:
+        return "".join(job.detail for job in system.stack.status().jobs)
+
+    def change() -> None:
+        system.change(*BREAK)
+        pid = load_records(system.stack.layout)["taskmanager-1"].pid
+        assert pid is not None
+        os.kill(pid, 9)
+        wait_for(lambda: "ValueError: broken on purpose" in failures(), "the root of the failure in status")
+        system.git("revert", "--no-edit", "HEAD")
+        system.command("job", "upgrade")
+
+    system.under_traffic("loop", change)
+    assert failures() == ""
 
 
 @pytest.mark.parametrize(
