@@ -226,6 +226,29 @@ def test_a_job_that_does_not_come_up_in_its_new_size_runs_again_in_the_old_one(s
     save_ticket(system.stack.layout, replace(system.ticket(), resume=kept))
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "reason"),
+    [
+        ("flink_jobs/score.py", '.name("observe").uid("observe")', '.name("observe")', "state of observe"),
+        ("flink_jobs/score.py", "CREATE TEMPORARY TABLE {name} (k BYTES", "CREATE TEMPORARY TABLE nonsense (k BYTES", "cannot be laid out"),
+    ],
+    ids=["an operator without its uid", "a job that cannot be planned"],
+)
+def test_an_upgrade_that_would_lose_state_is_refused_before_anything_is_stopped(
+    system: System, file: str, old: str, new: str, reason: str
+) -> None:
+    before = scoring_job.state_of(system.stack.plan)
+    system.change(file, old, new)
+    try:
+        _, said = system.command("job", "upgrade", status=1)
+        assert reason in said
+        assert "othing was stopped" in said
+    finally:
+        system.git("revert", "--no-edit", "HEAD")
+    after = scoring_job.state_of(system.stack.plan)
+    assert (after.job_id, after.all_run) == (before.job_id, True)
+
+
 def test_an_upgrade_under_traffic_keeps_the_state_and_runs_the_new_code(system: System) -> None:
     """The change is in a module that the TaskManagers have long loaded: submitting again would not bring it."""
     version: list[str] = []
@@ -276,26 +299,3 @@ def test_a_job_that_fails_again_and_again_tells_why_and_is_mended_by_an_upgrade(
 
     system.under_traffic("loop", change)
     assert failures() == ""
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "reason"),
-    [
-        ("flink_jobs/score.py", '.name("observe").uid("observe")', '.name("observe")', "state of observe"),
-        ("flink_jobs/score.py", "CREATE TEMPORARY TABLE {name} (k BYTES", "CREATE TEMPORARY TABLE nonsense (k BYTES", "cannot be laid out"),
-    ],
-    ids=["an operator without its uid", "a job that cannot be planned"],
-)
-def test_an_upgrade_that_would_lose_state_is_refused_before_anything_is_stopped(
-    system: System, file: str, old: str, new: str, reason: str
-) -> None:
-    before = scoring_job.state_of(system.stack.plan)
-    system.change(file, old, new)
-    try:
-        _, said = system.command("job", "upgrade", status=1)
-        assert reason in said
-        assert "othing was stopped" in said
-    finally:
-        system.git("revert", "--no-edit", "HEAD")
-    after = scoring_job.state_of(system.stack.plan)
-    assert (after.job_id, after.all_run) == (before.job_id, True)
