@@ -89,6 +89,7 @@ def _features(arguments: argparse.Namespace) -> int:
     from infra.first_model import ensure_model  # noqa: PLC0415
     from infra.scoring_job import models_dir  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
     from serving.model import load_model  # noqa: PLC0415
 
     if arguments.events < 1_000:
@@ -99,7 +100,7 @@ def _features(arguments: argparse.Namespace) -> int:
     folder = models_dir(stack.plan.layout)
     enricher = enricher_of(stack)
     model = load_model(folder, ensure_model(folder, lambda: enricher, say))
-    start_ms = time.time_ns() // 1_000_000 - 86_400_000
+    start_ms = now_ms() - 86_400_000
     result = bench_features.run(model, enricher, events=arguments.events, start_ms=start_ms, say=say)
     report(result, as_json=arguments.json, people=lambda: _print_features(result))
     return GOOD

@@ -24,7 +24,7 @@ from pyflink.table import StreamTableEnvironment
 from flink_jobs.operators import FlinkMap
 from flink_jobs.pattern_settings import PATTERN_JOB_NAME, PatternSettings
 from flink_jobs.pattern_windows import MAPS, PatternWindows
-from flink_jobs.submission import submit_job
+from flink_jobs.submission import lay_out
 from flink_jobs.topology import BLOBS, BYTES, INTS, exactly_once, keyed, sink_table
 from fraud.patterns import Limits
 from serving import ledger
@@ -137,7 +137,8 @@ def _write(table_env: StreamTableEnvironment, found: DataStream, settings: Patte
 
 def submit(settings: PatternSettings) -> str:
     """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
-    return submit_job(settings, lambda table_env: build(table_env, settings), name=PATTERN_JOB_NAME, parallelism=1, options={})
+    env = lay_out(settings, lambda table_env: build(table_env, settings), parallelism=1, options={})
+    return str(env.execute_async(PATTERN_JOB_NAME).get_job_id())
 
 
 def main() -> None:

@@ -12,24 +12,26 @@ docs/adr/0002 for why.  This module composes; the work is in the cores.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyflink.common import Types
-from pyflink.datastream import DataStream, KeyedProcessFunction
+from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
-from flink_jobs.submission import submit_job
+from flink_jobs.submission import lay_out
+from flink_jobs.takeover import find_orphans
 from flink_jobs.topology import BLOBS, BYTES, INTS, exactly_once, keyed, sink_table
 from serving import ledger
 
-__all__ = ["Operators", "build", "submit"]
+__all__ = ["Operators", "build", "prepare", "submit"]
 
 _LONGS = Types.OBJECT_ARRAY(Types.LONG())
 _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), INTS, INTS, _LONGS, _LONGS, BLOBS, BLOBS])])
@@ -172,21 +174,31 @@ def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobS
     statements.attach_as_datastream()
 
 
-def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
-    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
-    return submit_job(
+def prepare(settings: JobSettings, operators: Operators = SCORING) -> StreamExecutionEnvironment:
+    """The job on an environment that would run it on the session cluster."""
+    return lay_out(
         settings,
         lambda table_env: build(table_env, settings, operators),
-        name=JOB_NAME,
         parallelism=settings.parallelism,
         options=_options(settings),
     )
 
 
+def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
+    """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
+    return str(prepare(settings, operators).execute_async(JOB_NAME).get_job_id())
+
+
 def main() -> None:
-    """``python -m flink_jobs.score SETTINGS.json``: prints the job's id as the last line."""
+    """``python -m flink_jobs.score SETTINGS.json [SNAPSHOT]``: submits the job and prints its id as the last line.
+
+    With the folder of a snapshot it submits nothing and prints, as a JSON list, what of its state the job would not take over.
+    """
     settings = JobSettings.model_validate_json(Path(sys.argv[1]).read_text())
-    print(submit(settings))
+    if sys.argv[2:]:
+        print(json.dumps(find_orphans(prepare(settings), Path(sys.argv[2]))))
+    else:
+        print(submit(settings))
 
 
 if __name__ == "__main__":

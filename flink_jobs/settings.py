@@ -8,10 +8,13 @@ from pydantic import Field, model_validator
 
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.submission_settings import SubmissionSettings
+from fraud.kernel import KERNEL_VERSION
+from fraud.state import STATE_VERSION
 
-__all__ = ["JOB_NAME", "JobSettings"]
+__all__ = ["JOB_NAME", "STATE_FORMAT", "JobSettings"]
 
 JOB_NAME = "fraudguard-score"
+STATE_FORMAT = f"state {STATE_VERSION}, kernel {KERNEL_VERSION}"
 
 
 class JobSettings(SubmissionSettings):
@@ -30,6 +33,9 @@ class JobSettings(SubmissionSettings):
     transactional_id_prefix: str = "fraudguard-score"
     group_id: str = "fraudguard-score"
     allow_unclaimed_state: bool = False
+    # what the snapshots of this job are written in; one of another version is refused, not guessed at (what travels between the
+    # operators has a version too, but with aligned barriers it is in no snapshot)
+    state_format: str = STATE_FORMAT
 
     @model_validator(mode="after")
     def _every_subtask_has_a_shard(self) -> Self:

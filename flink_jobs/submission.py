@@ -12,24 +12,19 @@ from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from flink_jobs.submission_settings import SubmissionSettings
+from flink_jobs.takeover import name_stateful_operators
 
-__all__ = ["submit_job"]
+__all__ = ["lay_out"]
 
 
-def submit_job(
-    settings: SubmissionSettings,
-    build: Callable[[StreamTableEnvironment], None],
-    *,
-    name: str,
-    parallelism: int,
-    options: Mapping[str, object],
-) -> str:
-    """Submit a job to the session cluster and return its id; this process keeps nothing of it.
+def lay_out(
+    settings: SubmissionSettings, build: Callable[[StreamTableEnvironment], None], *, parallelism: int, options: Mapping[str, object]
+) -> StreamExecutionEnvironment:
+    """Return an environment with a job, whose ``execute_async`` submits it to the session cluster.
 
     Args:
         settings: where the cluster is, how often to checkpoint, and what to restore.
         build: lays out the topology on an environment.
-        name: of the job, as Flink shows it.
         parallelism: of every operator that sets none of its own.
         options: Flink's configuration of this job, beside what all jobs share.
     """
@@ -43,7 +38,8 @@ def submit_job(
     env = StreamExecutionEnvironment(remote)
     env.set_parallelism(parallelism)
     build(StreamTableEnvironment.create(env))
-    return str(env.execute_async(name).get_job_id())
+    name_stateful_operators(env)
+    return env
 
 
 def _configuration(settings: SubmissionSettings, options: Mapping[str, object]) -> Configuration:
