@@ -23,6 +23,7 @@ from serving.blacklist import Blacklist
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.online_feed import OnlineFeed
+from serving.online_healing import Healing
 from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
@@ -32,6 +33,8 @@ from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
+
+COPIED_MAPS = ("cards", "entities")  # of the first and of the second operator: the online store holds a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
         _codec(settings),
         Validator(),
         _enricher(settings),
-        _logs(settings, Evaluator(), metrics),
+        _logs(settings, Evaluator(), metrics, "cards"),
         CATALOGUE,
         _shared_handover(),
         shards=settings.shards,
@@ -82,7 +85,7 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
 def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
     """Core of the second operator."""
     evaluator = Evaluator()
-    return Observe(_logs(settings, evaluator, metrics), evaluator)
+    return Observe(_logs(settings, evaluator, metrics, "entities"), evaluator)
 
 
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
@@ -105,13 +108,15 @@ def _codec(settings: CoreSettings) -> Codec:
     return Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
 
 
-def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics) -> EntityLogs:
+def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics, name: str) -> EntityLogs:
     store = OnlineStore(settings.redis_url, timeout_s=0.25)
 
     def report(writer: BufferedWriter) -> None:
         metrics.online_store(writer.written, writer.refused, writer.dropped, writer.failed_flushes, writer.waiting)
+        metrics.healing(writer.put_again_rows, healing.begun, healing.unhealed)
 
-    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report)
+    healing = Healing(store, name, len(COPIED_MAPS) * settings.shards)
+    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report, healing=healing)
     return EntityLogs(evaluator, feed, settings.cache_entries)
 
 

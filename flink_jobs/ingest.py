@@ -126,6 +126,14 @@ class Ingest:
         """Release what the core holds."""
         self._logs.close()
 
+    def own(self, shards: list[int]) -> None:
+        """See ``EntityLogs.own``; called once, before anything else."""
+        self._logs.own(shards)
+
+    def heal(self, shard: int, maps: Mapping[str, ByteMap]) -> int:
+        """See ``EntityLogs.heal``."""
+        return self._logs.heal(shard, maps["cards"])
+
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
         """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
         self._metrics.batch(len(records))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flink_jobs.cores import OutRow, Part, Record
 from flink_jobs.entities import EntityLogs
@@ -51,6 +51,13 @@ class DictMap:
 
     def items(self) -> Iterable[tuple[str, bytes]]:
         return list(self.entries.items())
+
+    def scan(self) -> Iterator[tuple[str, bytes]]:
+        # as RocksDB's: by key, from where it was, whatever has been written meanwhile
+        last = ""
+        while key := min((key for key in self.entries if key > last), default=""):
+            yield key, self.entries[key]
+            last = key
 
 
 def codec() -> Codec:

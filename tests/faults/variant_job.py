@@ -21,6 +21,7 @@ from flink_jobs import assembly, score
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
+from flink_jobs.observe import Observe
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
 from fraud.errors import InvalidEvent
@@ -70,6 +71,24 @@ def _ingest_without(remove: Callable[[Ingest], None]) -> Callable[[CoreSettings,
     return build
 
 
+def _without_healing(core: Ingest | Observe) -> None:
+    core._logs.own = lambda _shards: None  # type: ignore[method-assign]
+
+
+def _observe_without_healing(settings: CoreSettings, count: Count) -> Observe:
+    core = assembly.build_observe(settings, count)
+    _without_healing(core)
+    return core
+
+
+class NoHealingIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_healing))
+
+
+class NoHealingObserve(ObserveOperator):
+    build = staticmethod(_observe_without_healing)
+
+
 class NoDedupIngest(IngestOperator):
     build = staticmethod(_ingest_without(_without_dedup))
 
@@ -117,6 +136,7 @@ VARIANTS: dict[str, score.Operators] = {
     "no dedup": score.Operators(NoDedupIngest, ObserveOperator, InferOperator),
     "no guard": score.Operators(NoGuardIngest, ObserveOperator, InferOperator),
     "no clamp": score.Operators(NoClampIngest, ObserveOperator, InferOperator),
+    "no healing": score.Operators(NoHealingIngest, NoHealingObserve, InferOperator),
     "slow sink": score.Operators(IngestOperator, ObserveOperator, SlowInfer),
     "no uids": score.SCORING,
 }
