@@ -26,6 +26,9 @@ def register(commands: Commands) -> None:
     stop.add_argument("--discard", action="store_true", help="without a savepoint: the next start begins with empty state")
     start = add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
     start.add_argument("--window-s", type=int, metavar="N", help="of a first start of patterns: length of its windows (default 300)")
+    start.add_argument(
+        "--accept-refused", action="store_true", help="score: do not stop however many records are refused, until the next start"
+    )
     for parser in (status, save, stop, start):
         parser.add_argument("job", nargs="?", choices=("score", "patterns"), default="score", help="which one (default score)")
 
@@ -68,7 +71,8 @@ def _job_status(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import state_of  # noqa: PLC0415
 
     state = state_of(_stack().plan, _job_name(arguments))
-    report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id or ''}  {state.tasks}"]))
+    lines = [f"{state.state}  {state.job_id or ''}  {state.tasks}", *([state.failure] if state.failure else [])]
+    report(asdict(state), as_json=arguments.json, people=lambda: print_lines(lines))
     return GOOD if state.state == "RUNNING" and set(state.tasks) <= {"RUNNING", "FINISHED"} else FINDING
 
 
@@ -95,7 +99,7 @@ def _job_start(arguments: argparse.Namespace) -> int:
     if arguments.job == "patterns":
         state = pattern_job.ensure_running(_stack(), stopwatch(), window_s=arguments.window_s)
     else:
-        state = scoring_job.ensure_running(_stack().plan, stopwatch())
+        state = scoring_job.ensure_running(_stack().plan, stopwatch(), accept_refused=arguments.accept_refused)
     report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
     return GOOD
 

@@ -16,6 +16,7 @@ from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
+from flink_jobs.refusals import DEFAULT_LIMITS, RefusalLimits
 from fraud.catalogue import CATALOGUE
 from fraud.events import KINDS, Transaction, entity_ids
 from fraud.vector import Evaluator
@@ -58,6 +59,7 @@ class CoreSettings:
     out_of_orderness_ms: int = 60_000
     idle_ms: int = 30_000
     cache_entries: int = 50_000
+    refusals: RefusalLimits | None = DEFAULT_LIMITS  # None: the dead letters take whatever comes
 
 
 def now_ms() -> int:
@@ -77,6 +79,7 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,
         idle_ms=settings.idle_ms,
+        refusals=settings.refusals,
         now_ms=now_ms,
         metrics=metrics,
     )

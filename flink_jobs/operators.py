@@ -18,7 +18,9 @@ from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfi
 from flink_jobs import assembly, infer, ingest, observe
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, Part, Record
+from flink_jobs.refusals import TooManyRefused
 from flink_jobs.shards import owned_shards
+from flink_jobs.stopping import fail_for_good
 from serving import ledger, logs
 from serving.stream_metrics import StreamMetrics, process_exporter
 
@@ -106,6 +108,7 @@ class _CopiedShell(_Shell):
 
     def open(self, runtime_context: RuntimeContext) -> None:
         super().open(runtime_context)
+        self._runtime_context = runtime_context
         self._shard_of = {key: shard for shard, key in enumerate(self._keys)}
         self._due_ms: dict[int, int] = {}
         # PyFlink's own getters call methods that Flink 2 has moved here
@@ -140,7 +143,12 @@ class IngestOperator(_CopiedShell):
         self._attend(shard, ctx)
         sources = (SOURCES[label] for label in is_label)
         records = list(map(Record, sources, partition, offset, timestamp_ms, map(_bytes, key), map(_bytes, payload)))
-        yield from self._rows(self._core.process(shard, records, self._maps))
+        try:
+            parts = self._core.process(shard, records, self._maps)
+        except TooManyRefused as error:
+            fail_for_good(self._runtime_context, str(error))
+            raise
+        yield from self._rows(parts)
 
 
 def _bytes(value: Any) -> bytes | None:

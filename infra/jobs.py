@@ -38,8 +38,10 @@ __all__ = [
     "find_missing",
     "find_newest_checkpoint",
     "load_tickets",
+    "read_failure",
     "read_jobs",
     "remove_ticket",
+    "root_cause",
     "save_ticket",
     "spare_slots",
     "submit_if_missing",
@@ -48,6 +50,7 @@ __all__ = [
 _RESUME_TIMEOUT_S = 240.0
 _RETRY_S = 5.0
 _ANSWER_TIMEOUT_S = 15.0  # who is about to submit can wait for a busy JobManager
+_CAUSED_BY = "Caused by: "
 _OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
 
 
@@ -119,11 +122,15 @@ def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A Flink job as the JobManager shows it; ``state`` is Flink's word, or MISSING for a ticket that it knows no job of."""
+    """A Flink job as the JobManager shows it; ``state`` is Flink's word, or MISSING for a ticket that it knows no job of.
+
+    ``failure`` says in a line why it does not run, where Flink knows.
+    """
 
     name: str
     job_id: str
     state: str
+    failure: str = ""
 
 
 def read_jobs(flink_rest_url: str, timeout_s: float = 2.0) -> list[JobStatus]:
@@ -149,7 +156,28 @@ def describe_jobs(layout: Layout, flink_rest_url: str) -> list[JobStatus]:
     except (OSError, ValueError, KeyError):
         return []
     missing = find_missing(load_tickets(layout), running)
-    return [*running, *(JobStatus(ticket.name, next(reversed(ticket.job_ids), ""), "MISSING") for ticket in missing)]
+    return [*running, *(_missing(ticket, flink_rest_url) for ticket in missing)]
+
+
+def _missing(ticket: JobTicket, flink_rest_url: str) -> JobStatus:
+    job_id = next(reversed(ticket.job_ids), "")
+    return JobStatus(ticket.name, job_id, "MISSING", read_failure(flink_rest_url, job_id, timeout_s=2.0) if job_id else "")
+
+
+def read_failure(flink_rest_url: str, job_id: str, timeout_s: float) -> str:
+    """The root cause of a job's newest failure in a line, "" when it has none or Flink does not say."""
+    try:
+        entries = read_json_url(f"{flink_rest_url}/jobs/{job_id}/exceptions", timeout_s)["exceptionHistory"]["entries"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return root_cause(str(entries[0]["stacktrace"])) if entries else ""
+
+
+def root_cause(stacktrace: str) -> str:
+    """The first line of the innermost cause in a stack trace of Java's."""
+    lines = stacktrace.splitlines()
+    causes = [line.removeprefix(_CAUSED_BY) for line in lines if line.startswith(_CAUSED_BY)]
+    return causes[-1] if causes else next(iter(lines), "")
 
 
 def submit_if_missing(plan: Plan, ticket: JobTicket) -> str | None:

@@ -29,6 +29,7 @@ from infra.jobs import (
     find_missing,
     find_newest_checkpoint,
     load_tickets,
+    read_failure,
     read_jobs,
     remove_ticket,
     save_ticket,
@@ -44,6 +45,7 @@ from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 
 __all__ = [
     "JobState",
+    "as_asked",
     "ensure_running",
     "resume",
     "savepoint",
@@ -53,6 +55,7 @@ __all__ = [
     "submit",
     "ticket_of",
     "wait_until_running",
+    "with_refusals",
 ]
 
 _RUNNING_TIMEOUT_S = 120.0
@@ -61,17 +64,22 @@ _SAVEPOINT_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 _ANSWER_TIMEOUT_S = 15.0  # a JobManager that deploys a job on a busy machine keeps its callers waiting for seconds
 _KEY_BYTES = 32
+_ACCEPT_REFUSED = "accept_refused"  # in a ticket's overrides, beside fields of the job's settings
 SHARDS = 2  # of the local stack: the fewer, the larger the batches; a job cannot have more subtasks than shards
 
 
 @dataclass(frozen=True)
 class JobState:
-    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state."""
+    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state.
+
+    ``failure`` is the root cause of the newest failure of a job that does not run.
+    """
 
     state: str
     job_id: str | None
     tasks: dict[str, int]
     restored_from: str | None
+    failure: str = ""
 
 
 def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
@@ -125,21 +133,46 @@ def code_version() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None) -> JobState:
-    """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
-    ticket = ticket_of(plan)
-    ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
+def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None, *, accept_refused: bool = False) -> JobState:
+    """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs.
+
+    ``accept_refused``: it does not stop however many records it must refuse, until it is next started.
+    """
+    saved = ticket_of(plan)
+    ticket = with_refusals(saved or JobTicket(JOB_NAME, "infra.scoring_job:resume"), accepted=accept_refused)
     if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
+        if saved is not None:
+            save_ticket(plan.layout, ticket)  # what is on disk counts
         checkpoint = find_newest_checkpoint(plan.layout, ticket)
         progress(f"submitting the scoring job{f' from {checkpoint}' if checkpoint else ''}")
         submit_if_missing(plan, ticket)
     return wait_until_running(plan)
 
 
+def as_asked(settings: JobSettings, ticket: JobTicket) -> JobSettings:
+    """The settings with what the ticket says otherwise."""
+    overrides = _overrides(ticket)
+    if overrides.pop(_ACCEPT_REFUSED, False):
+        overrides["core"] = replace(settings.core, refusals=None)
+    return settings.model_copy(update=overrides)
+
+
+def with_refusals(ticket: JobTicket, *, accepted: bool) -> JobTicket:
+    """The ticket of a job that stops, or does not, when it must refuse too many records."""
+    overrides = _overrides(ticket)
+    overrides.pop(_ACCEPT_REFUSED, None)
+    if accepted:
+        overrides[_ACCEPT_REFUSED] = True
+    return replace(ticket, arguments=(json.dumps(overrides),) if overrides else ())
+
+
+def _overrides(ticket: JobTicket) -> dict[str, Any]:
+    return dict(json.loads(ticket.arguments[0])) if ticket.arguments else {}
+
+
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Submit the job from a checkpoint or savepoint (None: from the beginning) and return its id."""
-    overrides: dict[str, Any] = json.loads(ticket.arguments[0]) if ticket.arguments else {}
-    settings = settings_of(plan).model_copy(update={**overrides, "restore_from": checkpoint})
+    settings = as_asked(settings_of(plan), ticket).model_copy(update={"restore_from": checkpoint})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 
@@ -196,7 +229,8 @@ def state_of(plan: Plan, name: str = JOB_NAME) -> JobState:
         for state, count in vertex["tasks"].items():
             if count:
                 tasks[state] = tasks.get(state, 0) + count
-    return JobState(job["state"], job_id, tasks, ticket.restore_from)
+    failure = "" if job["state"] == "RUNNING" else read_failure(plan.addresses.flink_rest_url, job_id, _ANSWER_TIMEOUT_S)
+    return JobState(job["state"], job_id, tasks, ticket.restore_from, failure)
 
 
 def wait_until_running(plan: Plan, name: str = JOB_NAME) -> JobState:
@@ -207,20 +241,9 @@ def wait_until_running(plan: Plan, name: str = JOB_NAME) -> JobState:
         if state.state == "RUNNING" and set(state.tasks) == {"RUNNING"}:
             return state
         if state.state in ("FAILED", "CANCELED") or time.monotonic() > deadline:
-            cause = _last_failure(plan, state.job_id)
+            cause = f", last failure: {state.failure}" if state.failure else ""
             raise Unavailable("flink", f"{name} is {state.state}, tasks {state.tasks}{cause}; see {plan.layout.logs}")
         time.sleep(_POLL_S)
-
-
-def _last_failure(plan: Plan, job_id: str | None) -> str:
-    """The newest failure of a job in a line, "" when it has none or Flink does not say."""
-    try:
-        history = read_json_url(f"{plan.addresses.flink_rest_url}/jobs/{job_id}/exceptions", _ANSWER_TIMEOUT_S)["exceptionHistory"][
-            "entries"
-        ]
-    except (OSError, ValueError, KeyError):
-        return ""
-    return f", last failure: {history[0]['stacktrace'].splitlines()[0]}" if history else ""
 
 
 def savepoint(plan: Plan, *, stop: bool, name: str = JOB_NAME) -> str:

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pyflink.datastream import DataStream
 
 from flink_jobs import assembly, score
@@ -146,7 +147,7 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Submit the variant; the driver's JVM stays in the process that started it, hence one of its own."""
     chosen = json.loads(ticket.arguments[0])
     settings = scoring_job.settings_of(plan)
-    core = replace(settings.core, **chosen["core"])
+    core = TypeAdapter(CoreSettings).validate_python({**asdict(settings.core), **chosen["core"]})
     settings = settings.model_copy(update={**chosen["settings"], "core": core, "restore_from": checkpoint})
     file = plan.layout.jobs / "variant.settings"
     file.write_text(settings.model_dump_json())
