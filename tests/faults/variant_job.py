@@ -44,9 +44,9 @@ class _Unguarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codec, name)
 
-    def decode_transaction(self, value: bytes | None) -> Any:
+    def read_transaction(self, value: bytes | None) -> Any:
         try:
-            return self._codec.decode_transaction(value)
+            return self._codec.read_transaction(value)
         except InvalidEvent as error:
             raise RuntimeError(str(error)) from error
 
