@@ -44,6 +44,9 @@ def register(commands: Commands) -> None:
     rescale = add_command(job, "rescale", _job_rescale, "run the scoring job in N subtasks, from a savepoint", description=_RESCALE)
     rescale.add_argument("parallelism", type=count, metavar="N", help="1 up to the number of shards")
     add_command(job, "upgrade", _job_upgrade, "run the scoring job with the code of this checkout, from a savepoint", description=_UPGRADE)
+    start.add_argument(
+        "--accept-refused", action="store_true", help="score: do not stop however many records are refused, until the next start"
+    )
     for parser in (status, save, stop, start):
         parser.add_argument("job", nargs="?", choices=("score", "patterns"), default="score", help="which one (default score)")
 
@@ -117,7 +120,7 @@ def _job_start(arguments: argparse.Namespace) -> int:
     if arguments.job == "patterns":
         state = pattern_job.ensure_running(_stack(), stopwatch(), window_s=arguments.window_s)
     else:
-        state = scoring_job.ensure_running(_stack().plan, stopwatch())
+        state = scoring_job.ensure_running(_stack().plan, stopwatch(), accept_refused=arguments.accept_refused)
     report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
     return GOOD
 

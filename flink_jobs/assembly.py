@@ -16,6 +16,7 @@ from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
+from flink_jobs.refusals import DEFAULT_LIMITS, RefusalLimits
 from fraud.catalogue import CATALOGUE
 from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
@@ -23,6 +24,7 @@ from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.online_feed import OnlineFeed
+from serving.online_healing import Healing
 from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
@@ -32,6 +34,8 @@ from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
+
+COPIED_MAPS = ("cards", "entities")  # of the first and of the second operator: the online store holds a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class CoreSettings:
     out_of_orderness_ms: int = 60_000
     idle_ms: int = 30_000
     cache_entries: int = 50_000
+    refusals: RefusalLimits | None = DEFAULT_LIMITS  # None: the dead letters take whatever comes
 
 
 def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
@@ -63,12 +68,13 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
         _codec(settings),
         Validator(),
         _enricher(settings),
-        _logs(settings, Evaluator(), metrics),
+        _logs(settings, Evaluator(), metrics, "cards"),
         CATALOGUE,
         _shared_handover(),
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,
         idle_ms=settings.idle_ms,
+        refusals=settings.refusals,
         now_ms=now_ms,
         metrics=metrics,
     )
@@ -77,7 +83,7 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
 def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
     """Core of the second operator."""
     evaluator = Evaluator()
-    return Observe(_logs(settings, evaluator, metrics), evaluator)
+    return Observe(_logs(settings, evaluator, metrics, "entities"), evaluator)
 
 
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
@@ -101,13 +107,15 @@ def _codec(settings: CoreSettings) -> Codec:
     return Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
 
 
-def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics) -> EntityLogs:
+def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics, name: str) -> EntityLogs:
     store = OnlineStore(settings.redis_url, timeout_s=0.25)
 
     def report(writer: BufferedWriter) -> None:
         metrics.online_store(writer.written, writer.refused, writer.dropped, writer.failed_flushes, writer.waiting)
+        metrics.healing(writer.put_again_rows, healing.begun, healing.unhealed)
 
-    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report)
+    healing = Healing(store, name, len(COPIED_MAPS) * settings.shards)
+    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report, healing=healing)
     return EntityLogs(evaluator, feed, settings.cache_entries)
 
 

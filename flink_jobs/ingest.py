@@ -20,6 +20,7 @@ from flink_jobs.entities import EntityLogs, observed_kinds
 from flink_jobs.handover import Handover
 from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
 from flink_jobs.progress import Progress
+from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
 from fraud.catalogue import EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
@@ -37,7 +38,7 @@ __all__ = ["Ingest", "shard_of"]
 
 MAPS = ("cards",)
 _CARD = int(Kind.CARD)  # compiled code takes 30 us to find out what a member of an enumeration is
-_PROGRESS = "progress"  # beside the cards in their map: one write a batch
+_PROGRESS, _REFUSALS = "progress", "refusals"  # beside the cards in their map: one write a batch
 
 
 @lru_cache(maxsize=1 << 16)  # entities come again
@@ -85,6 +86,7 @@ class Ingest:
         shards: number of shards of the job.
         out_of_orderness_ms: how far behind its partition an event may come before it counts as late.
         idle_ms: silence after which a partition no longer holds back the watermark.
+        refusals: how many records may be refused before the job stops; None: any number.
         now_ms: wall clock, for the limit on events from the future.
         metrics: what came in and what was refused.
     """
@@ -101,6 +103,7 @@ class Ingest:
         shards: int,
         out_of_orderness_ms: int,
         idle_ms: int,
+        refusals: RefusalLimits | None,
         now_ms: Callable[[], int],
         metrics: StreamMetrics,
     ) -> None:
@@ -112,10 +115,12 @@ class Ingest:
         self._shards = shards
         self._out_of_orderness_ms = out_of_orderness_ms
         self._idle_ms = idle_ms
+        self._limits = refusals
         self._now_ms = now_ms
         self._metrics = metrics
         self._log = DecisionLog()
         self._progress: dict[int, Progress] = {}
+        self._refusals: dict[int, Refusals] = {}
         # number of each shard's last batch; counted anew by every attempt of the job, see ``infer``
         self._batches: dict[int, int] = {}
         card = catalogue.slices[Kind.CARD]
@@ -126,13 +131,23 @@ class Ingest:
         """Release what the core holds."""
         self._logs.close()
 
+    def own(self, shards: list[int]) -> None:
+        """See ``EntityLogs.own``; called once, before anything else."""
+        self._logs.own(shards)
+
+    def heal(self, shard: int, maps: Mapping[str, ByteMap]) -> int:
+        """See ``EntityLogs.heal``."""
+        return self._logs.heal(shard, maps["cards"])
+
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
-        """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
+        """Turn a batch of records into the parts that its entities' shards and ``infer`` need; raises TooManyRefused."""
         self._metrics.batch(len(records))
         cards = maps["cards"]
         batch = _Batch(self._progress_of(shard, cards), [], [], [])
         # first what concerns each record alone, then, in order, what concerns the logs
         judged = [self._judge(record) for record in records]
+        refusals = self._refusals_of(shard, cards)
+        refusals.add([one.code if isinstance(one, InvalidEvent) else None for one in judged])
         rows, vectors = self._event_features([one for one in judged if isinstance(one, _Accepted)])
         at = 0
         for record, one in zip(records, judged, strict=True):
@@ -145,7 +160,7 @@ class Ingest:
                 self._metrics.dead_letters(record.source, one.code)
                 self._log.dead_letter(record.source, record.partition, record.offset, one.code)
                 batch.items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, one), timestamp_ms=record.timestamp_ms))
-        self._logs.commit(cards, **{_PROGRESS: batch.progress.pack()})
+        self._logs.commit(cards, **{_PROGRESS: batch.progress.pack(), _REFUSALS: refusals.pack()})
         if not batch.items:
             return []
         number = self._batches[shard] = self._batches.get(shard, 0) + 1
@@ -230,6 +245,15 @@ class Ingest:
             if data is not None:
                 progress.restore(data)
         return progress
+
+    def _refusals_of(self, shard: int, states: ByteMap) -> Refusals:
+        refusals = self._refusals.get(shard)
+        if refusals is None:
+            refusals = self._refusals[shard] = Refusals(self._limits, self._shards)
+            data = states.get(_REFUSALS)
+            if data is not None:
+                refusals.restore(data)
+        return refusals
 
     def _parts(self, home: int, number: int, batch: _Batch) -> list[Part]:
         rows, by_shard = batch.rows, dict[int, list[_Observation]]()

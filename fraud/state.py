@@ -19,7 +19,7 @@ from fraud import kernel as k
 from fraud.events import Kind
 from fraud.geo import MISSING
 
-__all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_seq", "state_time_ms"]
+__all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_position", "state_seq", "state_time_ms"]
 
 STATE_VERSION = 1
 
@@ -281,6 +281,26 @@ def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
     if end != len(data):
         raise ValueError(f"state of a {Kind(kind).name.lower()} is damaged: {len(data)} bytes")
     return state
+
+
+@njit("UniTuple(int64, 3)(uint8[::1])", cache=True)
+def _position(data: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """End of the header's first fields (-1 when it is cut short), number and newest event time."""
+    at, seq = _get_varint(data, 2)
+    for _ in range(6):  # sizes of the sections, total count, total sum: a signed number is a varint too
+        at, _ignored = _get_varint(data, at)
+    at, newest = _get_signed(data, at)
+    return at, seq, newest
+
+
+def state_position(data: bytes) -> tuple[int, int]:
+    """Read :func:`state_seq` and :func:`state_time_ms` off an encoded state without decoding it; ValueError when it is cut short."""
+    end, seq, newest = (
+        _position(np.frombuffer(bytearray(data), dtype=np.uint8)) if len(data) > 2 and data[0] == STATE_VERSION else (-1, 0, 0)
+    )
+    if end < 0:
+        raise ValueError(f"not a version {STATE_VERSION} state: starts with {data[:2].hex() or 'nothing'}")
+    return seq, 0 if newest == MISSING else newest
 
 
 def state_seq(state: NDArray[np.int64]) -> int:

@@ -47,6 +47,7 @@ from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 
 __all__ = [
     "JobState",
+    "as_asked",
     "cancel",
     "check_against",
     "code_version",
@@ -64,6 +65,7 @@ __all__ = [
     "submitted_settings",
     "ticket_of",
     "wait_until_running",
+    "with_refusals",
 ]
 
 _RUNNING_TIMEOUT_S = 120.0
@@ -73,11 +75,15 @@ _POLL_S = 0.2
 _GIVE_UP_AFTER = 3  # failures with one and the same cause while a job starts: the next attempt would end like these
 _ANSWER_TIMEOUT_S = 15.0  # a JobManager that deploys a job on a busy machine keeps its callers waiting for seconds
 _KEY_BYTES = 32
+_ACCEPT_REFUSED = "accept_refused"  # in a ticket's overrides, beside fields of the job's settings
 
 
 @dataclass(frozen=True)
 class JobState:
-    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state."""
+    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state.
+
+    ``failure`` is the root cause of the newest failure of a job that does not run.
+    """
 
     state: str
     job_id: str | None
@@ -142,15 +148,41 @@ def code_version() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None) -> JobState:
-    """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs."""
-    ticket = ticket_of(plan)
-    ticket = ticket or JobTicket(JOB_NAME, "infra.scoring_job:resume")
+def ensure_running(plan: Plan, progress: Callable[[str], None] = lambda _text: None, *, accept_refused: bool = False) -> JobState:
+    """Submit the job if it is not there, from its newest checkpoint if it has one, and wait until every task runs.
+
+    ``accept_refused``: it does not stop however many records it must refuse, until it is next started.
+    """
+    saved = ticket_of(plan)
+    ticket = with_refusals(saved or JobTicket(JOB_NAME, "infra.scoring_job:resume"), accepted=accept_refused)
     if find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
+        if saved is not None:
+            save_ticket(plan.layout, ticket)  # what is on disk counts
         checkpoint = find_newest_checkpoint(plan.layout, ticket)
         progress(f"submitting the scoring job{f' from {checkpoint}' if checkpoint else ''}")
         submit_if_missing(plan, ticket)
     return wait_until_running(plan)
+
+
+def as_asked(settings: JobSettings, ticket: JobTicket) -> JobSettings:
+    """The settings with what the ticket says otherwise."""
+    overrides = _overrides(ticket)
+    if overrides.pop(_ACCEPT_REFUSED, False):
+        overrides["core"] = replace(settings.core, refusals=None)
+    return settings.model_copy(update=overrides)
+
+
+def with_refusals(ticket: JobTicket, *, accepted: bool) -> JobTicket:
+    """The ticket of a job that stops, or does not, when it must refuse too many records."""
+    overrides = _overrides(ticket)
+    overrides.pop(_ACCEPT_REFUSED, None)
+    if accepted:
+        overrides[_ACCEPT_REFUSED] = True
+    return replace(ticket, arguments=(json.dumps(overrides),) if overrides else ())
+
+
+def _overrides(ticket: JobTicket) -> dict[str, Any]:
+    return dict(json.loads(ticket.arguments[0])) if ticket.arguments else {}
 
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
@@ -162,8 +194,8 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """
     if checkpoint is not None:
         require_shards_of_state(plan)
-    overrides: dict[str, Any] = json.loads(ticket.arguments[0]) if ticket.arguments else {}
-    settings = settings_of(plan, parallelism=ticket.parallelism).model_copy(update={**overrides, "restore_from": checkpoint})
+    asked = as_asked(settings_of(plan, parallelism=ticket.parallelism), ticket)
+    settings = asked.model_copy(update={"restore_from": checkpoint})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 

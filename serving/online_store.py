@@ -30,9 +30,10 @@ from typing import NamedTuple
 from fraud.errors import Unavailable
 from fraud.events import KINDS
 from serving.feast_layout import FEATURE_FIELDS, TIME_FIELDS, VERSION_FIELDS, EntityKeys, RowCodec
+from serving.online_health import HealthKeys, Mark, PartMarks, StoreHealth, parse_health, parse_run_id
 from serving.redis_link import Command, RedisLink, ScriptMissing
 
-__all__ = ["EntityRow", "OnlineStore", "StoredState"]
+__all__ = ["EntityRow", "OnlineStore", "Reading", "StoredState"]
 
 # A script holds Redis up for 6 us a row: readers wait for at most 0.8 ms.
 ROWS_PER_SCRIPT = 128
@@ -57,6 +58,13 @@ class StoredState(NamedTuple):
     state: bytes
     seq: int
     event_time_ms: int
+
+
+class Reading(NamedTuple):
+    """States as asked for, and whether ``None`` among them means "never seen" (the store is whole) or "may have been lost"."""
+
+    states: list[StoredState | None]
+    health: StoreHealth
 
 
 def _lua_string(data: bytes) -> str:
@@ -115,6 +123,7 @@ class OnlineStore:
         self._keys = EntityKeys(project)
         self._ttl_s = ttl_s
         self._epoch_key = f"{project}:epoch"
+        self._health = HealthKeys(project)
 
     def read(self, entities: Sequence[tuple[int, str] | None]) -> list[StoredState | None]:
         """Read the states of ``(kind, key)`` pairs in one round trip; ``None`` for ``None`` and for what is not there.
@@ -122,15 +131,17 @@ class OnlineStore:
         Raises:
             Unavailable: Redis cannot answer, or holds something that is not a row.
         """
-        commands: list[Command] = [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
-        if not commands:
-            return [None] * len(entities)
-        replies = iter(self._link.call(commands))
-        codec = RowCodec()
+        commands = self._reads(entities)
+        return self._states(entities, self._link.call(commands)) if commands else [None] * len(entities)
+
+    def look_up(self, entities: Sequence[tuple[int, str] | None]) -> Reading:
+        """Like :meth:`read`, and whether the store is whole, in the same round trip.  Raises Unavailable."""
+        mark, info, *replies = self._link.call([*self._health.read(), *self._reads(entities)])
         try:
-            return [self._stored(codec, next(replies)) if entity else None for entity in entities]
+            health = parse_health(mark, info)
         except ValueError as error:
             raise Unavailable("redis", str(error)) from error
+        return Reading(self._states(entities, replies), health)
 
     def write(self, rows: Iterable[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> int:
         """Write the rows in one round trip, each unless the store holds a newer version; later rows count as later.
@@ -156,9 +167,37 @@ class OnlineStore:
         """
         return int(self._link.call([("EVAL", CLAIM_SCRIPT, 1, self._epoch_key, started_ms)])[0])
 
+    def read_parts(self, names: Sequence[str], parts: int) -> PartMarks:
+        """Read the marks of some of a job's ``parts`` parts, see ``serving.online_health``.  Raises Unavailable."""
+        info, marks = self._link.call(self._health.read_parts(names, parts))
+        try:
+            return PartMarks(parse_run_id(info), [None if mark is None else mark.decode() for mark in marks])
+        except ValueError as error:
+            raise Unavailable("redis", str(error)) from error
+
+    def begin_healing(self, names: Sequence[str], mark: Mark, now_ms: int, parts: int) -> list[bool]:
+        """Say that the states of these parts are being written again; False for a part of a later attempt.  Raises Unavailable."""
+        (taken,) = self._link.call([self._health.begin(names, mark, now_ms, parts)])
+        return [bool(one) for one in taken]
+
+    def finish_healing(self, name: str, mark: Mark, parts: int) -> bool:
+        """Say that a part is whole; False when its mark is not the one that it began with.  Raises Unavailable."""
+        return bool(self._link.call([self._health.finish(name, mark, parts)])[0])
+
     def close(self) -> None:
         """Close the idle connections."""
         self._link.close()
+
+    def _reads(self, entities: Sequence[tuple[int, str] | None]) -> list[Command]:
+        return [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
+
+    @classmethod
+    def _states(cls, entities: Sequence[tuple[int, str] | None], replies: Sequence[Sequence[bytes | None]]) -> list[StoredState | None]:
+        codec, rows = RowCodec(), iter(replies)
+        try:
+            return [cls._stored(codec, next(rows)) if entity else None for entity in entities]
+        except ValueError as error:
+            raise Unavailable("redis", str(error)) from error
 
     @staticmethod
     def _stored(codec: RowCodec, values: Sequence[bytes | None]) -> StoredState | None:

@@ -1,10 +1,11 @@
-"""F09 to F15: input that is wrong, late, early, out of order, repeated, or silent."""
+"""F09 to F15: input that is wrong, wrong throughout, late, early, out of order, repeated, or silent."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import Counter
+from dataclasses import asdict
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -12,6 +13,8 @@ import polars as pl
 import pytest
 from confluent_kafka import Producer
 
+from flink_jobs.refusals import DEFAULT_LIMITS
+from flink_jobs.settings import JOB_NAME
 from fraud.events import Transaction, decision_id
 from generator.acks import Ack, read_acks
 from generator.driver import Outgoing, interleave
@@ -26,6 +29,8 @@ from tests.faults.world import CLEAN, World, figures
 DAY_MS = 86_400_000
 MARK = b"POISON-PAYLOAD-3141592653"
 PATIENCE_S = 60.0
+LIMIT_S = 30.0
+ONE_KIND = 10  # every tenth bad record is of one kind
 
 
 def _poison(codec: Codec, tenant: str, number: int) -> tuple[bytes, bytes | None, set[str]]:
@@ -117,6 +122,65 @@ def test_f09_control_without_the_guard_the_job_restarts_for_ever(world: World) -
             assert time.monotonic() < deadline
             time.sleep(0.5)
         world.note("F09 control", injected="one poison record, guard removed", control=restarts)
+
+
+def _wait_for(state: str, world: World, patience_s: float) -> scoring_job.JobState:
+    deadline = time.monotonic() + patience_s
+    while (found := scoring_job.state_of(world.stack.plan)).state != state:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def test_f10_nothing_but_poison_stops_the_job_until_somebody_has_looked(world: World) -> None:
+    """It stops by itself and says why; a start does not help; what is not read waits; and accepted, everything is accounted for."""
+    poison = 1_500
+    limits = {"refusals": asdict(DEFAULT_LIMITS)}
+    world.stop_job()
+    with world.campaign("f10") as campaign:
+        try:
+            world.start_job(core=limits)
+            world.send(campaign, world.traffic(campaign.tenant, seconds=2.0))
+            began_s = time.monotonic()
+            _send_poison(world, campaign, poison)
+            why = scoring_job.newest_failure(world.stack.plan, _wait_for("FAILED", world, LIMIT_S))
+            stopped_s = round(time.monotonic() - began_s, 1)
+            told = next(job for job in world.stack.status().jobs if job.name == JOB_NAME)
+            world.send(campaign, world.traffic(campaign.tenant, seconds=2.0, seed=2))
+            swallowed = len(list(campaign.dead_letters()))
+            world.submit_job(core=limits)
+            _wait_for("FAILED", world, PATIENCE_S)
+            assert len(list(campaign.dead_letters())) == swallowed, "a start read on"
+        finally:
+            world.start_job()
+        campaign.settle()
+        verdict = campaign.verdict()
+        letters = len(list(campaign.dead_letters()))
+    world.note("F10", injected=f"{poison} poison records", stopped_s=stopped_s, limit_s=LIMIT_S, swallowed=swallowed, **figures(verdict))
+    assert "were refused, the last as bad_magic" in why
+    assert told.state == "FAILED"
+    assert why in told.detail
+    assert swallowed <= world.stack.plan.settings.shards * DEFAULT_LIMITS.max_run_records
+    assert letters == verdict.dead_letters == poison
+    assert verdict.anomalies == CLEAN, verdict.examples
+
+
+def _send_poison(world: World, campaign: Campaign, amount: int) -> None:
+    """Records of one kind and key, as a bad release of a producer makes them."""
+    poisoner = Poisoner(world, campaign)
+    for number in range(amount):
+        poisoner.send(ONE_KIND * number)
+    poisoner.finish()
+
+
+def test_f10_control_without_limits_the_dead_letters_swallow_everything(world: World) -> None:
+    with world.campaign("f10-control") as campaign:
+        _send_poison(world, campaign, 1_500)
+        campaign.settle()
+        letters = len(list(campaign.dead_letters()))
+        world.note("F10 control", injected="1500 poison records, limits off", letters=letters)
+        assert letters == 1_500
+        assert scoring_job.state_of(world.stack.plan).state == "RUNNING"
 
 
 def _repeated(items: list[Outgoing], rate: float, seed: int) -> list[Outgoing]:

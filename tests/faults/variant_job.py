@@ -10,16 +10,18 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pyflink.datastream import DataStream
 
 from flink_jobs import assembly, score
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
+from flink_jobs.observe import Observe
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
 from fraud.errors import InvalidEvent
@@ -38,9 +40,9 @@ class _Unguarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codec, name)
 
-    def decode_transaction(self, value: bytes | None) -> Any:
+    def read_transaction(self, value: bytes | None) -> Any:
         try:
-            return self._codec.decode_transaction(value)
+            return self._codec.read_transaction(value)
         except InvalidEvent as error:
             raise RuntimeError(str(error)) from error
 
@@ -64,6 +66,24 @@ def _ingest_without(remove: Callable[[Ingest], None]) -> Callable[[CoreSettings,
         return core
 
     return build
+
+
+def _without_healing(core: Ingest | Observe) -> None:
+    core._logs.own = lambda _shards: None  # type: ignore[method-assign]
+
+
+def _observe_without_healing(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
+    core = assembly.build_observe(settings, metrics)
+    _without_healing(core)
+    return core
+
+
+class NoHealingIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_healing))
+
+
+class NoHealingObserve(ObserveOperator):
+    build = staticmethod(_observe_without_healing)
 
 
 class NoDedupIngest(IngestOperator):
@@ -113,6 +133,7 @@ VARIANTS: dict[str, score.Operators] = {
     "no dedup": score.Operators(NoDedupIngest, ObserveOperator, InferOperator),
     "no guard": score.Operators(NoGuardIngest, ObserveOperator, InferOperator),
     "no clamp": score.Operators(NoClampIngest, ObserveOperator, InferOperator),
+    "no healing": score.Operators(NoHealingIngest, NoHealingObserve, InferOperator),
     "slow sink": score.Operators(IngestOperator, ObserveOperator, SlowInfer),
     "no uids": score.SCORING,
 }
@@ -122,7 +143,7 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Submit the variant that the ticket asks for."""
     chosen = json.loads(ticket.arguments[0])
     settings = scoring_job.settings_of(plan)
-    core = replace(settings.core, **chosen["core"])
+    core = TypeAdapter(CoreSettings).validate_python({**asdict(settings.core), **chosen["core"]})
     settings = settings.model_copy(update={**chosen["settings"], "core": core, "restore_from": checkpoint})
     return scoring_job.submit(plan, ticket.name, "tests.faults.variant_job", settings.model_dump_json(), chosen["variant"])
 

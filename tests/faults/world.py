@@ -65,15 +65,22 @@ class World:
     # the job
 
     def start_job(self, *, variant: str = "", settings: dict[str, Any] | None = None, core: dict[str, Any] | None = None) -> None:
-        """Have the job run as asked, from where the ticket's chain stands; one that runs already stays as it is."""
+        """Have the job run as asked, from where the ticket's chain stands; one that runs already stays as it is.
+
+        It refuses any number of records, since several scenarios send nothing else for a while; F10 asks for the limits.
+        """
+        self.submit_job(variant=variant, settings=settings, core=core)
+        scoring_job.wait_until_running(self.stack.plan)
+
+    def submit_job(self, *, variant: str = "", settings: dict[str, Any] | None = None, core: dict[str, Any] | None = None) -> None:
+        """Like :meth:`start_job`, whether it will run or not."""
         plan = self.stack.plan
         found = next((ticket for ticket in load_tickets(plan.layout) if ticket.name == JOB_NAME), None)
         url = f"redis://127.0.0.1:{self.redis.port}/0"
-        asked = {"settings": settings or {}, "core": {"redis_url": url, **(core or {})}, "variant": variant}
+        asked = {"settings": settings or {}, "core": {"redis_url": url, "refusals": None, **(core or {})}, "variant": variant}
         ticket = replace(found or JobTicket(JOB_NAME, _ENTRY), arguments=(json.dumps(asked),))
         save_ticket(plan.layout, ticket)
         submit_if_missing(plan, ticket)
-        scoring_job.wait_until_running(plan)
 
     def stop_job(self) -> None:
         """Stop with a savepoint, from which the next start goes on."""

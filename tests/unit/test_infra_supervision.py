@@ -11,8 +11,18 @@ import pytest
 
 from fraud.errors import Unavailable
 from infra.archives import archive_flags, archive_path, kind_of
+from infra.failures import root_of
 from infra.java import find_java_home, read_major
-from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, remove_ticket, save_ticket, spare_slots
+from infra.jobs import (
+    JobStatus,
+    JobTicket,
+    find_missing,
+    find_newest_checkpoint,
+    load_tickets,
+    remove_ticket,
+    save_ticket,
+    spare_slots,
+)
 from infra.layout import Layout
 from infra.plan import load_plan, make_plan, save_plan
 from infra.settings import PORT_FIELDS, StackSettings
@@ -134,3 +144,15 @@ def test_a_server_uses_the_class_archive_of_its_kind_when_there_is_one(tmp_path:
     path.parent.mkdir()
     path.touch()
     assert f"-XX:SharedArchiveFile={path}" in archive_flags(tmp_path, kind_of("taskmanager-2"))
+
+
+@pytest.mark.parametrize(
+    ("stacktrace", "cause"),
+    [
+        ("", ""),
+        ("java.lang.Exception: one line", "java.lang.Exception: one line"),
+        ("a.B: outer\n\tat x(Y.java:1)\nCaused by: c.D: middle\n\t... 3 more\nCaused by: e.F: inner\n\tat z\n", "e.F: inner"),
+    ],
+)
+def test_the_innermost_cause_is_what_status_shows(stacktrace: str, cause: str) -> None:
+    assert root_of(stacktrace) == cause
