@@ -55,7 +55,7 @@ class ApiSettings(BaseSettings):
 
     # scoring
     code_version: str = "unknown"  # recorded in every decision
-    store_timeout_ms: int = Field(default=20, ge=1, le=50)  # of a call to Redis; an answer takes two, and has 50 ms
+    store_timeout_ms: int = Field(default=40, ge=1, le=50)  # of a call to Redis; an answer takes two, and less than 100 ms when both fail
     buffered_events: int = Field(default=1_000, ge=1)  # kept while Kafka is away
     city_db: Path | None = None
     asn_db: Path | None = None

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from redis import Redis
+
 from api.identity import Role
+from fraud.events import Transaction
 from infra.api_access import Access
+from infra.first_model import train_first_model
 from infra.layout import Layout
 from infra.plan import Plan, make_plan, save_plan
 from infra.processes import identify, start, stop_groups
+from infra.scoring_job import ip_hash_key_file, models_dir
 from infra.servers import build_servers
 from infra.settings import StackSettings
 from infra.topics import create_topics
+from serving import ledger, model_files
+from serving.codec import Codec
+from serving.enrich import Enricher
+from serving.registry import HttpRegistry, register_all
 
 NEEDED = ("kafka", "registry", "redis", "api")
 
@@ -38,11 +50,26 @@ class Answer:
         return found
 
 
-class ApiStack:
-    """A private set of servers in ``home``."""
+@dataclass(frozen=True)
+class Published:
+    """A record of the topic ``transactions``."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    transaction: Transaction
+    headers: dict[str, bytes]
+
+
+class ApiStack:
+    """A private set of servers in ``home``.
+
+    Args:
+        home: the state folder.
+        environment: settings of the API beside those of the plan.
+        buffered_events: how many the API keeps while Kafka is away.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, *, buffered_events: int = 50) -> None:
         self._environment = environment or {}
+        self._buffered_events = buffered_events
         layout = Layout(home)
         layout.create()
         self.plan: Plan = make_plan(layout, StackSettings.on_free_ports())
@@ -55,6 +82,18 @@ class ApiStack:
     @property
     def url(self) -> str:
         return self.plan.addresses.api_url
+
+    def train(self) -> str:
+        """Put a small model in production; returns its SHA-256."""
+        sha256 = self.train_another(seed=7)
+        model_files.promote(models_dir(self.plan.layout), sha256)
+        return sha256
+
+    def train_another(self, seed: int = 8) -> str:
+        """Publish a small model without putting it in force."""
+        models, key = models_dir(self.plan.layout), ip_hash_key_file(self.plan.layout).read_bytes()
+        now_ms = time.time_ns() // 1_000_000
+        return train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms, rows=8_000, seed=seed).sha256
 
     def up(self) -> None:
         """Start everything; topics included."""
@@ -70,7 +109,7 @@ class ApiStack:
         server.folder.mkdir(parents=True, exist_ok=True)
         server.prepare()
         environment = {**server.environment, "FRAUDGUARD_API_TENANT_LIMITS": '{"acme": 1000000}'}
-        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": "50"}
+        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": str(self._buffered_events)}
         environment |= self._environment
         self._processes[name] = start(server.argv, environment=environment, folder=server.folder, log_file=self.log(name))
 
@@ -95,6 +134,16 @@ class ApiStack:
         process.kill()
         process.wait()
 
+    def stop_politely(self, name: str) -> None:
+        """Ask a server to end, and wait until it has."""
+        process = self._processes.pop(name)
+        process.terminate()
+        process.wait(30)
+
+    def redis(self) -> Redis:
+        """A client of this stack's Redis."""
+        return Redis.from_url(self.plan.addresses.redis_url)
+
     def down(self) -> None:
         for name in reversed(list(self._processes)):
             process = self._processes.pop(name)
@@ -118,3 +167,51 @@ class ApiStack:
                 return Answer(answer.status, answer.read(), dict(answer.headers))
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read(), dict(error.headers))
+
+    def codec(self) -> Codec:
+        """With the ids of this stack's registry."""
+        registry = HttpRegistry(self.plan.addresses.registry_url, timeout_s=20.0)
+        return Codec(register_all(registry), registry.schema_by_id)
+
+    def published(self) -> list[Published]:
+        """Every decided transaction on the topic, each partition in order."""
+        codec = self.codec()
+        messages = ledger.read_to_end(self.plan.addresses.bootstrap_servers, (ledger.TRANSACTIONS,))
+        return [Published(codec.decode_transaction(message.value()), dict(message.headers() or [])) for message in messages]
+
+    def wait_until(self, is_so: Callable[[], bool], what: str, timeout_s: float = 30.0) -> float:
+        """Wait for something of the API to become true; returns the seconds that it took."""
+        begun_s = time.monotonic()
+        while not is_so():
+            assert time.monotonic() - begun_s < timeout_s, what
+            time.sleep(0.05)
+        return time.monotonic() - begun_s
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A sample of the API's metrics; 0 where there is none."""
+        wanted = {(one.name, frozenset(one.labels.items())): one.value for one in self.samples()}
+        return wanted.get((name, frozenset(labels.items())), 0.0)
+
+    def samples(self) -> list[Sample]:
+        text = self.ask("/metrics").body.decode()
+        return [one for family in text_string_to_metric_families(text) for one in family.samples]
+
+
+_numbers = itertools.count(1)
+
+
+def question(**changed: Any) -> dict[str, Any]:
+    """The body of a request, of a transaction of its own."""
+    values = {
+        "transaction_id": f"q-{next(_numbers)}",
+        "card_id": "c-1",
+        "merchant_id": "m-1",
+        "amount_minor": 1_250,
+        "currency": "EUR",
+        "event_time_ms": time.time_ns() // 1_000_000 - 1_000,
+        "user_id": "u-1",
+        "device_id": "d-1",
+        "ip_address": "8.8.8.8",
+        "country": "FR",
+    }
+    return values | changed
