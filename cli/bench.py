@@ -22,6 +22,10 @@ _FEATURES = """\
 What one event costs the parts that stream and request share (kernel, state encoding, Avro, model, rules), each alone in this process.
 Needs a model (the first `up` trains one), and nothing that runs.
 """
+_API = """\
+Find the rate that one API process holds, and the latency at 300 decisions/s: open-loop load from this process, counted from when each
+request was due, with the running job behind it.  Starts what is not running.  Exit status 1 when the promise is not kept.
+"""
 _PEERS = """\
 Have bytewax, Quix Streams, Spark structured streaming and our own job work off the same prepared topic, one after the other on two
 cores, with the same features, model and rules, and check every feature of every decision.  The first use installs the peers into an
@@ -37,6 +41,8 @@ phantom, gap, diff, inversion.  Exit status 1 unless all are 0 and every kill wa
 def register(commands: Commands) -> None:
     """Add the commands."""
     bench = add_group(commands, "bench", "measure on this machine")
+    api = add_command(bench, "api", _api, "decisions a second and their latency through POST /v1/score", description=_API)
+    api.add_argument("--seconds", type=rate, default=15.0, help="length of each load (default 15)")
     stream = add_command(bench, "stream", _stream, "throughput and latency of the running job", description=_STREAM)
     stream.add_argument("--rates", default="500,1000", metavar="LIST", help="events/s to measure the latency at (default 500,1000)")
     stream.add_argument("--seconds", type=rate, default=30.0, help="length of each load (default 30)")
@@ -115,6 +121,33 @@ def _print_features(result: dict[str, Any]) -> None:
         if "_us" in name
     ]
     print_table(("part", "CPU us", ""), rows)
+
+
+def _api(arguments: argparse.Namespace) -> int:
+    from infra.application import bring_up  # noqa: PLC0415 - help works without any package
+    from infra.bench_api import PROMISED_P99_MS, PROMISED_RATE, ApiBenchOptions, run_bench  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
+
+    say = stopwatch()
+    stack = Stack()
+    bring_up(stack, say)
+    result = run_bench(stack.plan, ApiBenchOptions(arguments.seconds), now_ms=now_ms(), say=say)
+    report(result, as_json=arguments.json, people=lambda: _print_api(result))
+    kept = (result["decisions_per_s_per_core"] or 0) >= PROMISED_RATE and (result["p99_ms"] or 1e9) < PROMISED_P99_MS
+    return GOOD if kept else FINDING
+
+
+def _print_api(result: dict[str, Any]) -> None:
+    print_lines([f"{result['decisions_per_s_per_core']:,} decisions/s a core, {result['held_decisions_per_s'] or 0:,} held by one process"])
+    places = ("p50", "p95", "p99", "p99.9", "max")
+    rows = [
+        (one["rate"], what, *(one[f"{what}_ms"].get(place) for place in places))
+        for one in (result["at_promised_rate"], result["at_held_rate"])
+        if one is not None
+        for what in ("latency", "features")
+    ]
+    print_table(("decisions/s", "", *(f"{place} ms" for place in places)), rows)
 
 
 def _peers(arguments: argparse.Namespace) -> int:

@@ -11,8 +11,12 @@ from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing
 from cli.output import print_error, print_lines, print_table, report, stopwatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cli.arguments import Commands
     from infra.stack import Stack
+    from serving.change_log import Actor
+    from serving.rule_book import Release, RuleBook
 
 __all__ = ["register"]
 
@@ -56,12 +60,19 @@ def register(commands: Commands) -> None:
     )
     scan.add_argument("--window-s", type=int, default=300, metavar="N", help="length of the windows (default 300)")
 
-    rules = add_group(commands, "rules", "the rules: list, validate, promote")
+    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, promote, rollback, history")
     add_command(rules, "list", _rules_list, "the rules in force")
     validate = add_command(rules, "validate", _rules_validate, "check a rule file (exit status 1 when it cannot be used)")
     validate.add_argument("file", type=existing_file)
+    draft = add_command(rules, "draft", _rules_draft, "keep a rule file under its hash, for others to look at and try")
+    draft.add_argument("file", type=existing_file)
+    shadow = add_command(rules, "shadow", _rules_shadow, "try a draft beside the rules in force: reported, and counting for nothing")
+    shadow.add_argument("hash", help="of the draft, or the start of it")
     promote = add_command(rules, "promote", _rules_promote, "put a rule file in force in the running job, without a restart")
     promote.add_argument("file", type=existing_file)
+    rollback = add_command(rules, "rollback", _rules_rollback, "put an earlier version back in force, under a new number")
+    rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the set before the one in force)")
+    add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
 
     model = add_group(commands, "model", "the models: list, train, promote")
     add_command(model, "list", _model_list, "published models and their metrics")
@@ -200,6 +211,68 @@ def _rules_promote(arguments: argparse.Namespace) -> int:
     what = f"version {release.version} is on its way to the job; decisions will carry {release.identity}"
     report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
     return GOOD
+
+
+def _rules_draft(arguments: argparse.Namespace) -> int:
+    from fraud.catalogue import CATALOGUE  # noqa: PLC0415
+    from fraud.rules import InvalidRules  # noqa: PLC0415
+    from infra.application import operator, rule_book  # noqa: PLC0415
+    from serving.rules_file import load_rules  # noqa: PLC0415
+
+    try:
+        rules = load_rules(arguments.file, CATALOGUE.index)
+    except InvalidRules as error:
+        print_error(str(error))
+        return FINDING
+    draft = rule_book(_stack().plan).draft(operator(getpass.getuser()), rules)
+    report(asdict(draft), as_json=arguments.json, people=lambda: print_lines([draft.rule_set_hash]))
+    return GOOD
+
+
+def _rules_shadow(arguments: argparse.Namespace) -> int:
+    return _released(arguments, lambda book, actor: book.shadow(actor, book.find(arguments.hash)))
+
+
+def _rules_rollback(arguments: argparse.Namespace) -> int:
+    return _released(arguments, lambda book, actor: book.roll_back(actor, arguments.version))
+
+
+def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor], Release]) -> int:
+    from infra.application import operator, rule_book  # noqa: PLC0415
+    from serving.rule_book import UnknownRules  # noqa: PLC0415
+
+    try:
+        release = change(rule_book(_stack().plan), operator(getpass.getuser()))
+    except UnknownRules as error:
+        print_error(str(error))
+        return FINDING
+    what = f"version {release.version} is on its way to the job; decisions will carry {release.rule_set_hash}"
+    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _rules_history(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from infra.application import change_log  # noqa: PLC0415
+
+    def at(time_ms: int) -> str:
+        return datetime.fromtimestamp(time_ms / 1e3, UTC).isoformat(timespec="seconds")
+
+    log = change_log(_stack().plan)
+    entries = [{name: value for name, value in asdict(entry).items() if name != "body"} for entry in log.entries]
+    rows = [
+        (entry.seq, at(entry.time_ms), entry.actor, entry.action, entry.target[:16], "" if entry.version is None else entry.version)
+        for entry in log.entries
+    ]
+    report(
+        {"entries": entries, "faults": log.faults},
+        as_json=arguments.json,
+        people=lambda: print_table(("number", "time", "who", "action", "target", "version"), rows),
+    )
+    for fault in log.faults:
+        print_error(fault)
+    return FINDING if log.faults else GOOD
 
 
 def _model_list(arguments: argparse.Namespace) -> int:

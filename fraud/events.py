@@ -67,6 +67,8 @@ class Transaction:
     # Known only of synthetic or historical data; never an input of a feature, a rule or a model.
     is_fraud: bool | None = None
     scenario: str | None = None
+    # The API's decision as it travels with the transaction, framed; the core does not look into it.
+    decided: bytes | None = None
 
 
 @dataclass(slots=True)

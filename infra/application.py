@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from infra.first_model import ensure_model
 from infra.plan import Plan
 from infra.scoring_job import JobState
 from infra.stack import Stack, UpResult
+from serving.change_log import Actor, ChangeLog
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.registry import HttpRegistry, register_all
+from serving.rule_book import RuleBook
 
-__all__ = ["Application", "bring_up", "codec_of", "enricher_of"]
+__all__ = ["Application", "bring_up", "change_log", "codec_of", "enricher_of", "operator", "rule_book"]
 
 Say = Callable[[str], None]
 
@@ -40,6 +43,7 @@ def bring_up(stack: Stack, say: Say) -> Application:
     model = ensure_model(scoring_job.models_dir(stack.layout), lambda: enricher_of(stack), say)
     servers = stack.up(say)
     ensure_feature_store(stack, say)
+    rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
     job = scoring_job.ensure_running(stack.plan, say)
     return Application(servers, model, job)
 
@@ -63,6 +67,25 @@ def codec_of(plan: Plan) -> Codec:
     """A codec with the ids of the stack's registry."""
     registry = HttpRegistry(plan.addresses.registry_url, timeout_s=10.0)
     return Codec(register_all(registry), registry.schema_by_id)
+
+
+def change_log(plan: Plan) -> ChangeLog:
+    """The audit log of a stack; raises Unavailable."""
+    log = ChangeLog(plan.addresses.bootstrap_servers, codec_of(plan), lambda: time.time_ns() // 1_000_000)
+    log.refresh()
+    return log
+
+
+def rule_book(plan: Plan) -> RuleBook:
+    """The rules of a stack, as everybody who has changed them left them; raises Unavailable."""
+    book = RuleBook(change_log(plan), codec_of(plan), plan.addresses.bootstrap_servers)
+    book.refresh()
+    return book
+
+
+def operator(author: str | None) -> Actor:
+    """A person at the machine itself."""
+    return Actor("default", author or "operator", "admin")
 
 
 def enricher_of(stack: Stack) -> Enricher:

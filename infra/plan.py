@@ -26,6 +26,7 @@ class Addresses:
     redis_url: str
     registry_url: str  # Confluent-compatible root
     registry_ui_url: str
+    api_url: str
     checkpoints_uri: str
     savepoints_uri: str
     metrics_targets: tuple[str, ...]  # Prometheus endpoints of the JobManager and the TaskManagers
@@ -59,6 +60,7 @@ class Plan:
             redis_url=f"redis://{HOST}:{choice.redis_port}/0",
             registry_url=f"{registry}/apis/ccompat/v7",
             registry_ui_url=registry,
+            api_url=f"http://{HOST}:{choice.api_port}",
             checkpoints_uri=self.layout.checkpoints.as_uri(),
             savepoints_uri=self.layout.savepoints.as_uri(),
             metrics_targets=tuple(f"{HOST}:{choice.flink_metrics_port + i}" for i in range(choice.taskmanagers + 1)),

@@ -15,14 +15,14 @@ from confluent_kafka import Producer
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
-from infra.application import codec_of
+from infra.application import codec_of, operator, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
-from serving import ledger, model_files
+from serving import model_files
 from serving.clock import now_ms
 from serving.model import load_model
-from serving.records import ModelVersion, RuleSetVersion
-from serving.rules_file import DEFAULT_RULES_PATH, load_rules
+from serving.records import ModelVersion
+from serving.rules_file import load_rules
 
 __all__ = ["Release", "promote_model", "promote_rules", "rules_in_force"]
 
@@ -40,25 +40,17 @@ class Release:
 
 
 def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
-    """The newest rule set of the topic and its version; the shipped one, version 0, when none was ever promoted."""
-    newest: tuple[int, str] | None = None
-    codec = codec_of(plan)
-    for message in ledger.read_to_end(plan.addresses.bootstrap_servers, ("rules",)):
-        record = codec.decode_rule(message.value())
-        if newest is None or record.version >= newest[0]:
-            newest = record.version, record.body
-    if newest is None:
-        return 0, load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
-    return newest[0], RuleSet.from_json(newest[1], CATALOGUE.index)
+    """The rule set in force and its version; the shipped one, version 0, when none was ever promoted."""
+    book = rule_book(plan)
+    return book.in_force.version, book.rules(book.in_force.rule_set_hash)
 
 
 def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Release:
     """Check a rule file and put it in force; raises InvalidRules, Unavailable."""
     rules = load_rules(path, CATALOGUE.index)
-    version, _ = rules_in_force(plan)
-    record = RuleSetVersion(version + 1, rules.hash, rules.to_json(), author, now_ms())
-    _send(plan, "rules", codec_of(plan).encode_rule(record))
-    return Release("rules", str(record.version), rules.hash)
+    book, actor = rule_book(plan), operator(author)
+    made = book.promote(actor, book.draft(actor, rules).rule_set_hash)
+    return Release("rules", str(made.version), made.rule_set_hash)
 
 
 def promote_model(plan: Plan, sha256: str) -> Release:

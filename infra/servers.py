@@ -19,6 +19,7 @@ from infra.jobs import count_taskmanagers
 from infra.plan import Plan
 from infra.ports import HOST
 from infra.probes import probe_http, probe_kafka, probe_redis, probe_taskmanager
+from infra.settings import REPO_ROOT
 
 __all__ = ["Server", "build_servers"]
 
@@ -56,6 +57,7 @@ def build_servers(plan: Plan) -> list[Server]:
         _registry(plan, java_home, environment),
         _redis(plan, environment),
         *_flink(plan, java_home, environment),
+        _api(plan, environment),
     ]
 
 
@@ -270,6 +272,21 @@ def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[
         ports={metrics_port: "FRAUDGUARD_FLINK_METRICS_PORT"},
         probe=partial(probe_taskmanager, plan.addresses.flink_rest_url, name),
         prepare=prepare,
+    )
+
+
+def _api(plan: Plan, environment: Mapping[str, str]) -> Server:
+    choice = plan.settings
+    announcing = {"FRAUDGUARD_METRICS_FOLDER": str(plan.layout.metrics), "FRAUDGUARD_METRICS_NODE": "api-1"}
+    return Server(
+        name="api",
+        argv=(str(plan.python), "-m", "infra.api_server", str(plan.layout.home)),
+        environment={**environment, **announcing, "PYTHONPATH": str(REPO_ROOT)},
+        folder=plan.layout.run,
+        port=choice.api_port,
+        url=plan.addresses.api_url,
+        ports={choice.api_port: "FRAUDGUARD_API_PORT"},
+        probe=lambda _started_at: probe_http(f"{plan.addresses.api_url}/health"),
     )
 
 

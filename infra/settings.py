@@ -26,6 +26,7 @@ PORT_FIELDS = (
     "flink_port",
     "flink_rpc_port",
     "flink_metrics_port",
+    "api_port",
 )
 
 
@@ -47,6 +48,8 @@ class StackSettings(BaseSettings):
     flink_port: int = Field(default=8081, ge=0, le=65535)  # REST and web UI
     flink_rpc_port: int = Field(default=0, ge=0, le=65535)
     flink_metrics_port: int = Field(default=0, ge=0, le=65000)  # JobManager's Prometheus port; TaskManager i takes this + i
+
+    api_port: int = Field(default=8000, ge=0, le=65535)
 
     taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
     # the parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and each subtask needs one

@@ -18,17 +18,26 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic; a ``compacted`` one keeps the last value of each key for ever, the others keep a week."""
+    """One topic; a ``compacted`` one keeps the last value of each key for ever, a ``permanent`` one everything, the others a week.
+
+    A permanent topic has one partition: its records have one order.
+    """
 
     name: str
     compacted: bool = False
+    permanent: bool = False
+
+    def partitions(self, wanted: int) -> int:
+        """How many partitions it gets where ``wanted`` is asked for."""
+        return 1 if self.permanent else wanted
 
     def settings(self, retention_ms: int) -> dict[str, str]:
         """Its broker-side settings.
 
         Retention counts from arrival: with the producer's time, a replay of last year's events would be deleted as it comes in.
         """
-        keep = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
+        kept_ms = -1 if self.permanent else retention_ms
+        keep = {"cleanup.policy": "compact"} if self.compacted else {"cleanup.policy": "delete", "retention.ms": str(kept_ms)}
         return {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(_MAX_MESSAGE_BYTES), **keep}
 
 
@@ -42,6 +51,7 @@ TOPICS = (
     Topic("fraud_alerts"),
     Topic("transactions.dlq"),
     Topic("labels-applied"),
+    Topic("audit", permanent=True),
 )
 
 
@@ -54,12 +64,17 @@ def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int,
         old = [topic for topic in topics if topic.name in existing]
         if new:
             wanted = [
-                NewTopic(topic.name, num_partitions=partitions, replication_factor=1, config=topic.settings(retention_ms)) for topic in new
+                NewTopic(topic.name, topic.partitions(partitions), replication_factor=1, config=topic.settings(retention_ms))
+                for topic in new
             ]
             _await_all(client.create_topics(wanted), accept=KafkaError.TOPIC_ALREADY_EXISTS)
         if old:
             _await_all(client.incremental_alter_configs([_alteration(topic, retention_ms) for topic in old]))
-        short = [NewPartitions(topic.name, partitions) for topic in old if len(existing[topic.name].partitions) < partitions]
+        short = [
+            NewPartitions(topic.name, topic.partitions(partitions))
+            for topic in old
+            if len(existing[topic.name].partitions) < topic.partitions(partitions)
+        ]
         if short:
             _await_all(client.create_partitions(short))
     except KafkaException as error:

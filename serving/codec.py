@@ -18,7 +18,7 @@ from fraud.errors import InvalidEvent
 from fraud.events import Label, Transaction
 from serving.avro_compiler import Decoder, Encoder, compile_decoder, compile_encoder, compile_splicer
 from serving.avro_foreign import foreign_decoder
-from serving.records import Alert, DeadLetter, Decision, LabelApplied, ModelVersion, RuleSetVersion
+from serving.records import Alert, Change, DeadLetter, Decision, LabelApplied, ModelVersion, RuleSetVersion
 from serving.schemas import CLASSES, SCHEMAS, canonical_form, load_schema
 
 __all__ = ["HEADER_BYTES", "MAX_VALUE_BYTES", "Codec", "frame", "writer_id"]
@@ -29,8 +29,8 @@ MAX_VALUE_BYTES = 256 * 1024
 HEADER_BYTES = 5
 _MAGIC = 0
 
-# The decision of record never carries the raw address, whoever builds it.
-_BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address",)}
+# The decision of record never carries the raw address, nor another decision, whoever builds it.
+_BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address", "transaction.decided")}
 
 
 def _between(schema: dict[str, Any], first: str, last: str) -> dict[str, Any]:
@@ -185,6 +185,14 @@ class Codec:
     def decode_model(self, value: bytes | None) -> ModelVersion:
         """Decode a value of the topic ``models``."""
         return cast(ModelVersion, self._decode("model", value))
+
+    def encode_change(self, change: Change) -> bytes:
+        """Encode a change of the audit log."""
+        return self._encode("change", change)
+
+    def decode_change(self, value: bytes | None) -> Change:
+        """Decode a value of the topic ``audit``."""
+        return cast(Change, self._decode("change", value))
 
     def schema_id(self, name: str) -> int:
         """Id of our version of a schema."""

@@ -14,11 +14,13 @@ from fraud.errors import Unavailable
 
 __all__ = [
     "ALERTS",
+    "AUDIT",
     "DEAD_LETTERS",
     "DECISIONS",
     "FAST_LANE",
     "LABELS",
     "LABELS_APPLIED",
+    "RULES",
     "TRANSACTIONS",
     "end_offsets",
     "read_to_end",
@@ -27,6 +29,7 @@ __all__ = [
 TRANSACTIONS, LABELS = "transactions", "labels"
 FAST_LANE = "decisions"
 DECISIONS, ALERTS, DEAD_LETTERS, LABELS_APPLIED = "fraud-events", "fraud_alerts", "transactions.dlq", "labels-applied"
+AUDIT, RULES = "audit", "rules"
 
 _BATCH = 2_000
 _TIMEOUT_S = 10.0

@@ -27,7 +27,7 @@ class Emitter(StrEnum):
 
 
 # What later issues bring is in the catalogue already, so that its rules can be written and tested; dashboards wait for it.
-EMITTED_NOW = frozenset({Emitter.STREAM, Emitter.SUPERVISOR})
+EMITTED_NOW = frozenset({Emitter.STREAM, Emitter.SUPERVISOR, Emitter.API})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ _SUPERVISOR = (
         "fraud_detection_system_health",
         "gauge",
         Emitter.SUPERVISOR,
-        "1 when the component can do its work now: kafka, redis, flink, registry.",
+        "1 when the component can do its work now: kafka, redis, flink, registry, api.",
         ("component",),
         rows=("S-OBS-18",),
     ),
@@ -239,7 +239,7 @@ _SUPERVISOR = (
     ),
 )
 
-_LATER = (
+_API = (
     Metric(
         "http_request_duration_seconds",
         "histogram",
@@ -265,6 +265,45 @@ _LATER = (
         ("method", "route", "status"),
         rows=("S-OBS-03", "S-OBS-25", "S-OBS-48"),
     ),
+    Metric("fraud_api_decisions_total", "counter", Emitter.API, "First answers by outcome: allow, challenge, deny.", ("prediction",)),
+    Metric("fraud_api_repeated_answers_total", "counter", Emitter.API, "Questions that got the answer of an earlier request."),
+    Metric(
+        "fraud_api_degraded_answers_total",
+        "counter",
+        Emitter.API,
+        "Answers that lack something: model_down, rules_down, store_down, kafka_down; one may count under several.",
+        ("reason",),
+    ),
+    Metric(
+        "fraud_api_features_seconds",
+        "histogram",
+        Emitter.API,
+        "Claiming the transaction, reading the states of its entities (one round trip) and evaluating every feature.",
+        buckets=_CALL_S,
+    ),
+    Metric("fraud_api_scoring_seconds", "histogram", Emitter.API, "Model, rules, policy and explanation of one call.", buckets=_CALL_S),
+    Metric("fraud_api_store_failures_total", "counter", Emitter.API, "Calls to Redis that failed or took too long."),
+    Metric("fraud_api_unkept_answers_total", "counter", Emitter.API, "Answers that could not be kept for whoever asks again."),
+    Metric("fraud_api_releases_refused_total", "counter", Emitter.API, "Rule sets and models that were not put in force.", ("kind",)),
+    Metric("fraud_api_buffered_events", "gauge", Emitter.API, "Decided transactions that Kafka has not acknowledged."),
+    Metric(
+        "fraud_api_lost_events_total",
+        "counter",
+        Emitter.API,
+        "Decided transactions that the stream will not see: overflow of the buffer, or refused by the broker.",
+        ("cause",),
+    ),
+    Metric(
+        "fraud_api_breaker_open",
+        "gauge",
+        Emitter.API,
+        "1 while a dependency is left alone: redis, model, rules.",
+        ("dependency",),
+        rows=("S-REL-07",),
+    ),
+)
+
+_LATER = (
     Metric(
         "fraud_generator_requests_total",
         "counter",
@@ -295,7 +334,7 @@ _LATER = (
     ),
 )
 
-CATALOGUE: tuple[Metric, ...] = (*_STREAM, *_SUPERVISOR, *_LATER)
+CATALOGUE: tuple[Metric, ...] = (*_STREAM, *_SUPERVISOR, *_API, *_LATER)
 
 _BY_NAME = {entry.name: entry for entry in CATALOGUE}
 

@@ -160,6 +160,14 @@ class OnlineStore:
         except ScriptMissing:
             return int(sum(self._link.call([("SCRIPT", "LOAD", WRITE_SCRIPT), *scripts])[1:]))
 
+    def delete(self, entities: Sequence[tuple[int, str]]) -> int:
+        """Remove the rows of ``(kind, key)`` pairs; returns how many there were.  A stream that still holds a state writes it again.
+
+        Raises:
+            Unavailable: Redis cannot answer.
+        """
+        return int(sum(self._link.call([("UNLINK", self._keys.encode(*entity)) for entity in entities]))) if entities else 0
+
     def claim_epoch(self, started_ms: int) -> int:
         """Number an attempt of a writer: greater than every earlier claim, and at least ``started_ms`` (wall clock, ms UTC).
 

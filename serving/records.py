@@ -15,6 +15,7 @@ from fraud.events import Transaction
 
 __all__ = [
     "Alert",
+    "Change",
     "Contribution",
     "DeadLetter",
     "Decision",
@@ -60,7 +61,8 @@ class Contribution:
 class Decision:
     """The one decision of a transaction; ``features`` is float64 in catalogue order with NaN for missing.
 
-    ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.
+    ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.  ``served_at`` and
+    ``stream_score`` belong to decisions of the API: what it had read, and what the stream made of the same event.
     """
 
     decision_id: str
@@ -90,6 +92,8 @@ class Decision:
     transaction: Transaction
     latency_ms: float | None = None
     trace_id: str | None = None
+    served_at: Sequence[EntityPosition] | None = None
+    stream_score: float | None = None
 
 
 @dataclass(slots=True)
@@ -160,3 +164,23 @@ class ModelVersion:
     sha256: str
     uri: str
     created_ms: int
+
+
+@dataclass(slots=True)
+class Change:
+    """Something that a person has changed; ``hash`` covers all other fields and ``previous_hash`` binds it to the change before."""
+
+    seq: int
+    previous_hash: str
+    hash: str
+    time_ms: int
+    tenant_id: str
+    actor: str
+    role: str
+    action: str
+    target: str
+    version: int | None = None
+    before: str | None = None
+    after: str | None = None
+    body: str | None = None
+    trace_id: str | None = None

@@ -30,6 +30,7 @@ SCHEMAS: Mapping[str, type] = MappingProxyType(
         "dead_letter": records.DeadLetter,
         "rule": records.RuleSetVersion,
         "model": records.ModelVersion,
+        "change": records.Change,
     }
 )
 
@@ -50,6 +51,7 @@ TOPIC_SCHEMAS: Mapping[str, str] = MappingProxyType(
         "fraud_alerts": "alert",
         "transactions.dlq": "dead_letter",
         "labels-applied": "label_applied",
+        "audit": "change",
     }
 )
 

@@ -43,7 +43,8 @@ def _of(type_: Any, names: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrate
     if type_["type"] == "array":
         items = st.lists(_of(type_["items"], names), max_size=5)
         return items.map(lambda values: np.array(values, np.float64)) if type_["items"] == "double" else items
-    return st.builds(CLASSES[type_["name"]], **{field["name"]: _of(field["type"], names) for field in type_["fields"]})
+    drawn_fields = {field["name"]: _of(field["type"], names) for field in type_["fields"]}
+    return names.setdefault(type_["name"], st.builds(CLASSES[type_["name"]], **drawn_fields))
 
 
 def plain(record: Any) -> Any:
@@ -188,4 +189,7 @@ SAMPLES: dict[str, Any] = {
     "dead_letter": records.DeadLetter("transactions", 2, 1_000_000, NOW_MS, b"card-1", None, "truncated", "the record ends early"),
     "rule": records.RuleSetVersion(3, "b" * 64, '{"rules":[]}', "ana", NOW_MS),
     "model": records.ModelVersion("fraud", "7", "a" * 64, "file:model.txt", NOW_MS),
+    "change": records.Change(
+        2, "0" * 64, "d" * 64, NOW_MS, "default", "ana", "lead", "rules.promote", "b" * 64, 3, "c" * 64, "b" * 64, '{"rules":[]}', None
+    ),
 }

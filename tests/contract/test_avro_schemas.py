@@ -128,7 +128,14 @@ def test_the_schema_in_force_reads_what_each_version_has_written(name: str) -> N
         by = Codec(SCHEMA_IDS, {99: json.dumps(version)}.__getitem__)
         decoded = decode(name, frame(99) + body, by)
         expected = fastavro.schemaless_reader(BytesIO(body), fastavro.parse_schema(version))
-        assert repr({key: plain(decoded)[key] for key in expected}) == repr(expected)
+        assert repr(as_known_to(expected, plain(decoded))) == repr(expected)
+
+
+def as_known_to(older: Any, newer: Any) -> Any:
+    """A record without the fields, at any depth, that an older version of it does not have."""
+    if isinstance(older, dict):
+        return {key: as_known_to(older[key], newer[key]) for key in older}
+    return newer
 
 
 @names

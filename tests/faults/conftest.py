@@ -13,6 +13,7 @@ from tests.faults.world import Load, World
 from tests.private_stack import private_stack, put_small_model_into_production
 
 _MEASURED = pytest.StashKey[list[dict[str, object]]]()
+LADDER = pytest.StashKey[list[tuple[str, ...]]]()  # what the API answered with each component stopped
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,3 +48,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("measured")
         for row in rows:
             terminalreporter.write_line(json.dumps(row, default=str))
+    rungs = config.stash.get(LADDER, [])
+    if rungs:
+        terminalreporter.section("degraded ladder")
+        widths = [max(map(len, column)) for column in zip(*rungs, strict=True)]
+        for rung in rungs:
+            terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(rung, widths, strict=True)))

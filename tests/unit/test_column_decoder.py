@@ -145,10 +145,11 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_is_checked_as_python_checks_it(text: bytes) -> None:
-    """Also of fields that nobody asked for: ``trace_id`` is the last one."""
+    """Also of fields that nobody asked for: ``trace_id`` is the last text; two nulls follow."""
     value = encode("decision", decision(trace_id="x" * len(text)))
-    assert value.endswith(b"x" * len(text))
-    value = value[: -len(text)] + text
+    before, nulls = value[: -len(text) - 2], value[-2:]
+    assert value == before + b"x" * len(text) + b"\0\0"
+    value = before + text + nulls
     assert outcome_of([value]) == codecs_outcome(value)
 
 

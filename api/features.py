@@ -1,0 +1,98 @@
+"""Features as of a request: the same kernel over the same states as in the stream, on copies of our own.
+
+The stream applies an event to its entities and evaluates; here each event of a request is applied to the copies that were read, so
+that the second payment of a batch sees the first, and nothing is written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.states import Entity
+from fraud.errors import Unavailable
+from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key, hash64
+from fraud.kernel import empty_state, has_transaction
+from fraud.state import decode_state, state_seq, state_time_ms
+from fraud.vector import Evaluator, event_row
+from serving.online_store import StoredState
+from serving.records import EntityPosition
+
+__all__ = ["Evaluated", "FeatureReader", "View", "entities_of"]
+
+States = dict[Entity, NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where the log of one entity stood when it was evaluated; ``time_ms`` is its newest event time, 0 for none."""
+
+    kind: str
+    key: str
+    seq: int
+    time_ms: int
+
+    def position(self, applied: int = 0) -> EntityPosition:
+        """As the wire writes it, ``applied`` entries later."""
+        return EntityPosition(self.kind, self.key, self.seq + applied)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """``features`` is float64[B, F]; ``views`` has the entities of each event, or is None when no state could be read."""
+
+    features: NDArray[np.float64]
+    views: list[list[View]] | None
+
+
+def entities_of(tx: Transaction) -> list[Entity]:
+    """The entities that an event names, in the order of ``Kind``."""
+    return [(kind, entity_key(tx.tenant_id, entity)) for kind, entity in enumerate(entity_ids(tx)) if entity is not None]
+
+
+class FeatureReader:
+    """Evaluates events over states; belongs to one thread, as the kernel's working memory does."""
+
+    def __init__(self) -> None:
+        self._evaluator = Evaluator()
+        self._columns = self._evaluator.catalogue.slices
+
+    @staticmethod
+    def decoded(stored: Mapping[Entity, StoredState | None]) -> States:
+        """The kernel's form of what was read; an entity that is not there has an empty log.
+
+        Raises:
+            Unavailable: the store holds something that is no state.
+        """
+        try:
+            return {entity: empty_state() if row is None else decode_state(row.state, entity[0]) for entity, row in stored.items()}
+        except ValueError as error:
+            raise Unavailable("redis", str(error)) from error
+
+    @staticmethod
+    def has_applied(tx: Transaction, states: States) -> bool:
+        """Whether the stream has this very transaction in its card's log already."""
+        state = states[Kind.CARD, entity_key(tx.tenant_id, tx.card_id)]
+        return bool(has_transaction(state, hash64(f"{tx.tenant_id}|{tx.transaction_id}")))
+
+    def evaluate(self, transactions: Sequence[Transaction], states: States | None) -> Evaluated:
+        """Evaluate events one after the other; ``states`` is used up.  Without states every windowed feature is missing."""
+        matrix = np.full((len(transactions), self._evaluator.catalogue.size), np.nan)
+        views: list[list[View]] = []
+        for vector, tx in zip(matrix, transactions, strict=True):
+            row = event_row(tx)
+            self._evaluator.event(row, vector)
+            if states is None:
+                continue
+            views.append([self._observe(entity, row, vector, states) for entity in entities_of(tx)])
+        return Evaluated(matrix, None if states is None else views)
+
+    def _observe(self, entity: Entity, row: NDArray[np.int64], vector: NDArray[np.float64], states: States) -> View:
+        kind, key = entity
+        state = states[entity]
+        view = View(KINDS[kind], key, state_seq(state), state_time_ms(state))
+        states[entity] = self._evaluator.observe(kind, state, row, vector[self._columns[kind]])
+        return view

@@ -1,0 +1,138 @@
+"""The rule set and the model in force in this process: the defaults first, then whatever the control topics say, live.
+
+A thread follows the compacted topics ``rules`` and ``models`` from their beginning; a record is in force as soon as it is read, which
+is well within a second.  A record that cannot be used is refused and counted, and what was in force stays, as on the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from confluent_kafka import KafkaError, Message
+
+from fraud.errors import Unavailable
+from fraud.rules import RuleSet
+from serving import ledger, model_files
+from serving.codec import Codec
+from serving.model import Model, ModelRefused
+from serving.versions import VersionedModels, VersionedRules
+
+__all__ = ["ReleaseFollower", "Releases"]
+
+_TOPICS = ("rules", "models")
+_EVERYTHING = 0  # there are no shards here
+_POLL_S = 0.2
+_RETRY_S = 1.0
+
+_log = structlog.get_logger()
+
+
+def _nothing_kept() -> bytes | None:
+    return None
+
+
+class Releases:
+    """What is in force.  One thread adopts, any thread reads.
+
+    Args:
+        codec: decodes control records.
+        models_dir: where models lie, by their SHA-256.
+        default_rules: canonical JSON, in force until the topic says otherwise; None for none.
+        on_refused: called with ``rules`` or ``models``.
+    """
+
+    def __init__(
+        self, codec: Codec, models_dir: Path, default_rules: str | None, *, on_refused: Callable[[str], None] = lambda _topic: None
+    ) -> None:
+        self._rules = VersionedRules(codec, default_rules)
+        self._models = VersionedModels(codec, models_dir, _production(models_dir))
+        self._on_refused = on_refused
+        self.rules: RuleSet | None = self._rules.of(_EVERYTHING, _nothing_kept)
+        self.model: Model | None = self._default_model()
+
+    def adopt(self, topic: str, value: bytes | None) -> bool:
+        """Put a control record in force; False when it is refused."""
+        if topic == "rules":
+            adopted = self._rules.adopt(_EVERYTHING, value) is not None
+            self.rules = self._rules.of(_EVERYTHING, _nothing_kept) if adopted else self.rules
+        else:
+            adopted = self._models.adopt(_EVERYTHING, value) is not None
+            self.model = self._models.of(_EVERYTHING, _nothing_kept) if adopted else self.model
+        if not adopted:
+            self._on_refused(topic)
+            _log.error("release_refused", topic=topic)
+        return adopted
+
+    def _default_model(self) -> Model | None:
+        try:
+            return self._models.of(_EVERYTHING, _nothing_kept)
+        except ModelRefused as refusal:
+            self._on_refused("models")
+            _log.error("model_refused", reason=refusal.detail)
+            return None
+
+
+def _production(models_dir: Path) -> str | None:
+    try:
+        pointer = model_files.production(models_dir)
+    except ModelRefused as refusal:
+        _log.error("model_refused", reason=refusal.detail)
+        return None
+    return None if pointer is None else pointer.sha256
+
+
+class ReleaseFollower:
+    """Follows the control topics on a thread of its own, for as long as the process lives.
+
+    Attributes:
+        is_current: every record that was there when it began to follow has been read.
+    """
+
+    def __init__(self, bootstrap: str, releases: Releases) -> None:
+        self.is_current = False
+        self._bootstrap = bootstrap
+        self._releases = releases
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="release-follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except Unavailable:
+                self._stopping.wait(_RETRY_S)  # Kafka is away, or the topics are not made yet
+
+    def _follow(self) -> None:
+        reader = ledger.consumer(self._bootstrap, eof=True)
+        try:
+            places = ledger.partitions_of(reader, _TOPICS)
+            reader.assign(places)
+            unread = {(place.topic, place.partition) for place in places}
+            while not self._stopping.is_set():
+                message = reader.poll(_POLL_S)
+                if message is not None:
+                    self._take(message, unread)
+                    self.is_current = not unread
+        finally:
+            reader.close()
+
+    def _take(self, message: Message, unread: set[tuple[str, int]]) -> None:
+        error = message.error()
+        if error is None:
+            self._releases.adopt(str(message.topic()), message.value())
+        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's own constant
+            unread.discard((str(message.topic()), int(message.partition())))
+        elif not error.retriable():
+            raise Unavailable("kafka", error.str())

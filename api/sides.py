@@ -1,0 +1,131 @@
+"""Model and rules under watch: each has a time limit and a breaker, and the degraded ladder answers for the one that is down.
+
+Both work inside this process, so a call cannot be cut off, and a hop to a thread that could be abandoned costs more than both calls
+together.  What is bounded is the damage: a call beyond its limit counts as a failure, and after three in a row the side is left out
+until one call that is quick again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import structlog
+
+from api.breakers import Breaker
+from fraud.rules import RuleSet
+from serving.model import Model
+from serving.records import Decision
+from serving.scoring import Scorer, ScoringInput
+
+__all__ = ["LIMIT_S", "InForce", "Sides"]
+
+LIMIT_S = 0.025  # of one event in one side: half the ceiling of 50 ms, so that both fit into it
+
+_log = structlog.get_logger()
+
+
+class InForce(Protocol):
+    """What is to be used now; None for a side of which nothing can be used."""
+
+    @property
+    def model(self) -> Model | None: ...
+
+    @property
+    def rules(self) -> RuleSet | None: ...
+
+
+class _SideFailed(Exception):
+    """A side gave up; the cause says how."""
+
+    def __init__(self, side: _Side) -> None:
+        super().__init__(side.breaker.name)
+        self.side = side
+
+
+class _Side:
+    """The time that a side takes for one batch."""
+
+    def __init__(self, breaker: Breaker, clock: Callable[[], float]) -> None:
+        self.breaker = breaker
+        self._clock = clock
+        self.spent_s = 0.0
+
+    def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        begun_s = self._clock()
+        try:
+            return call(*arguments)
+        except Exception as error:  # whatever it is: a payment must not wait for a repair when the other side can answer
+            raise _SideFailed(self) from error
+        finally:
+            self.spent_s += self._clock() - begun_s
+
+
+class _WatchedModel:
+    """What the scorer uses of a model."""
+
+    def __init__(self, model: Model, side: _Side) -> None:
+        self._model = model
+        self._side = side
+        self.sha256, self.columns, self.anomaly = model.sha256, model.columns, model.anomaly
+
+    def predict(self, matrix: Any) -> Any:
+        return self._side.run(self._model.predict, matrix)
+
+    def contributions(self, matrix: Any) -> Any:
+        return self._side.run(self._model.contributions, matrix)
+
+
+class _WatchedRules:
+    """What the scorer uses of a rule set."""
+
+    def __init__(self, rules: RuleSet, side: _Side) -> None:
+        self._rules = rules
+        self._side = side
+        self.hash, self.fields = rules.hash, rules.fields
+
+    def evaluate(self, features: Any, event_fields: Any) -> Any:
+        return self._side.run(self._rules.evaluate, features, event_fields)
+
+
+class Sides:
+    """Scores batches with what is in force and in order.
+
+    Args:
+        scorer: of the door ``api``.
+        in_force: the model and the rule set of this moment.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, scorer: Scorer, in_force: InForce, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.breakers = {name: Breaker(name, clock=clock) for name in ("model", "rules")}
+        self._scorer = scorer
+        self._in_force = in_force
+        self._clock = clock
+
+    def score(self, batch: ScoringInput) -> list[Decision]:
+        """Decide a batch; never fails for a side that does."""
+        model_side, rules_side = (_Side(self.breakers[name], self._clock) for name in ("model", "rules"))
+        model, rules = self._in_force.model, self._in_force.rules
+        watched_model = None if model is None or not model_side.breaker.admits() else cast(Model, _WatchedModel(model, model_side))
+        watched_rules = None if rules is None or not rules_side.breaker.admits() else cast(RuleSet, _WatchedRules(rules, rules_side))
+        while True:
+            try:
+                decisions = self._scorer.score(batch, watched_rules, watched_model)
+            except _SideFailed as failure:
+                failure.side.breaker.failed()
+                _log.error("side_failed", side=failure.side.breaker.name, exc_info=failure.__cause__)
+                if failure.side is model_side:
+                    watched_model = None
+                else:
+                    watched_rules = None
+            else:
+                break
+        limit_s = LIMIT_S * len(batch.transactions)
+        for side, used in ((model_side, watched_model), (rules_side, watched_rules)):
+            if used is not None and side.spent_s > limit_s:
+                side.breaker.failed()
+            elif used is not None:
+                side.breaker.succeeded()
+        return decisions

@@ -1,0 +1,283 @@
+"""The life of rules: drafted, tried in shadow, promoted, rolled back; whatever door a person comes through.
+
+State is a fold over the audit log, so every process that reads the log knows the same, every set that was ever drafted or in force
+can be had by its hash, and nobody's work is lost between two processes.  What comes into force is published on the compacted topic
+``rules``, from which stream and API take it over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from confluent_kafka import KafkaException, Producer
+
+from fraud.catalogue import CATALOGUE
+from fraud.errors import Unavailable
+from fraud.rules import RuleSet, State
+from serving import ledger
+from serving.change_log import Actor, ChangeLog
+from serving.codec import Codec
+from serving.records import Change, RuleSetVersion
+from serving.rules_file import DEFAULT_RULES_PATH, load_rules
+
+__all__ = [
+    "DRAFTED",
+    "PROMOTED",
+    "ROLLED_BACK",
+    "SHADOWED",
+    "SHIPPED",
+    "Release",
+    "RuleBook",
+    "RulesConflict",
+    "UnknownRules",
+    "with_shadow",
+]
+
+DRAFTED, SHADOWED, PROMOTED, ROLLED_BACK, SHIPPED = "rules.draft", "rules.shadow", "rules.promote", "rules.rollback", "rules.shipped"
+_IN_FORCE_BY = frozenset({SHADOWED, PROMOTED, ROLLED_BACK})
+
+_KEY = b"default"
+_FLUSH_S = 15.0
+_ATTEMPTS = 8
+_MAX_ID_CHARS = 64
+_SHADOW_SUFFIX = "_shadow"
+
+
+class RulesConflict(ValueError):
+    """What is in force is not what the person had looked at: ``version`` is in force now."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"version {version} is in force")
+        self.version = version
+
+
+class UnknownRules(ValueError):
+    """No such draft, version or set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version in force: ``rule_set_hash`` is what decisions carry, ``base_hash`` the promoted set in it without shadows."""
+
+    version: int
+    action: str
+    rule_set_hash: str
+    base_hash: str
+    author: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A set that somebody wants; named by its hash."""
+
+    rule_set_hash: str
+    author: str
+    created_ms: int
+
+
+def with_shadow(base: RuleSet, draft: RuleSet) -> RuleSet:
+    """The set ``base`` with what ``draft`` has otherwise in shadow: rules of the same id get another one."""
+    in_force = set(base.rules)
+    names = {rule.id for rule in base.rules}
+    tried = []
+    for rule in draft.rules:
+        if rule.state is not State.DISABLED and rule not in in_force:
+            name = _free_name(rule.id, names)
+            names.add(name)
+            tried.append(replace(rule, id=name, state=State.SHADOW))
+    return RuleSet([*base.rules, *tried], CATALOGUE.index)
+
+
+def _free_name(wanted: str, taken: AbstractSet[str]) -> str:
+    name, number = wanted, 1
+    while name in taken:
+        suffix = _SHADOW_SUFFIX if number == 1 else f"{_SHADOW_SUFFIX}{number}"
+        name, number = wanted[: _MAX_ID_CHARS - len(suffix)] + suffix, number + 1
+    return name
+
+
+class RuleBook:
+    """Drafts and releases; safe to share between threads.
+
+    Args:
+        log: the audit log.
+        codec: of this stack.
+        bootstrap: of the brokers.
+        shipped: the file in force before anything was promoted.
+    """
+
+    def __init__(self, log: ChangeLog, codec: Codec, bootstrap: str, shipped: Path = DEFAULT_RULES_PATH) -> None:
+        self._log = log
+        self._codec = codec
+        self._bootstrap = bootstrap
+        self._producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "log_level": 0})
+        self._lock = threading.RLock()
+        default = load_rules(shipped, CATALOGUE.index)
+        self._bodies: dict[str, str] = {default.hash: default.to_json()}
+        self._releases = [Release(0, SHIPPED, default.hash, default.hash, "fraudguard", 0)]
+        self._drafts: dict[str, Draft] = {}
+        self._folded = 0
+
+    @property
+    def in_force(self) -> Release:
+        """The newest release, as of the last refresh."""
+        return self._releases[-1]
+
+    @property
+    def releases(self) -> Sequence[Release]:
+        """All of them, oldest first; the first is what the program ships with."""
+        return tuple(self._releases)
+
+    @property
+    def drafts(self) -> Sequence[Draft]:
+        """All drafts, oldest first."""
+        return tuple(self._drafts.values())
+
+    def refresh(self) -> None:
+        """Take in what others have done; raises Unavailable, and what was known before stays."""
+        self._log.refresh()
+        self._fold()
+
+    def rules(self, rule_set_hash: str) -> RuleSet:
+        """A set by its hash, of any time; raises UnknownRules."""
+        body = self._bodies.get(rule_set_hash)
+        if body is None:
+            raise UnknownRules(f"no rule set {rule_set_hash[:16]} was ever drafted or in force here")
+        return RuleSet.from_json(body, CATALOGUE.index)
+
+    def find(self, start: str) -> str:
+        """The one hash that begins so; raises UnknownRules."""
+        matches = [digest for digest in self._bodies if digest.startswith(start)]
+        if len(matches) != 1:
+            raise UnknownRules(f"{len(matches)} rule sets start with {start[:64]!r}")
+        return matches[0]
+
+    def draft(self, actor: Actor, rules: RuleSet) -> Draft:
+        """Keep a set; drafting the same set again gives the draft that is there."""
+        self.refresh()
+        if rules.hash not in self._drafts:
+            self._append(actor, lambda: _change(DRAFTED, rules.hash, body=rules.to_json()))
+        return self._drafts[rules.hash]
+
+    def keep_shipped(self, actor: Actor) -> None:
+        """Keep the set that the program ships with, so that its decisions can be replayed when a later one ships another."""
+        self.refresh()
+        shipped = self._releases[0].rule_set_hash
+        if not any(entry.action == SHIPPED and entry.target == shipped for entry in self._log.entries):
+            self._append(actor, lambda: _change(SHIPPED, shipped, body=self._bodies[shipped]))
+
+    def shadow(self, actor: Actor, draft_hash: str, expected: int | None = None) -> Release:
+        """Try a draft beside what is in force: its rules are evaluated and reported, and count for nothing."""
+
+        def composed() -> tuple[str, RuleSet]:
+            return draft_hash, with_shadow(self.rules(self.in_force.base_hash), self.rules(draft_hash))
+
+        return self._release(actor, SHADOWED, composed, expected)
+
+    def promote(self, actor: Actor, rule_set_hash: str, expected: int | None = None) -> Release:
+        """Put a kept set in force."""
+        return self._release(actor, PROMOTED, lambda: (rule_set_hash, self.rules(rule_set_hash)), expected)
+
+    def roll_back(self, actor: Actor, version: int | None = None, expected: int | None = None) -> Release:
+        """Put back the promoted set of an earlier version, under a new number; by default that before the one in force."""
+
+        def earlier() -> tuple[str, RuleSet]:
+            digest = self._earlier(version).base_hash
+            return digest, self.rules(digest)
+
+        return self._release(actor, ROLLED_BACK, earlier, expected)
+
+    def settle(self) -> None:
+        """Publish what is in force unless the topic ends with it: a process may have died between the log and the topic."""
+        self.refresh()
+        if self.in_force.version not in (0, self._published()):
+            self._publish_newest()
+
+    def _earlier(self, version: int | None) -> Release:
+        if version is None:
+            before = [release for release in self._releases if release.base_hash != self.in_force.base_hash]
+            if not before:
+                raise UnknownRules("no other set was ever in force")
+            return before[-1]
+        found = next((release for release in self._releases if release.version == version), None)
+        if found is None:
+            raise UnknownRules(f"no version {version}")
+        return found
+
+    def _release(self, actor: Actor, action: str, compose: Callable[[], tuple[str, RuleSet]], expected: int | None) -> Release:
+        """Put in force what ``compose`` gives: what was chosen, by its hash, and the set that it leads to."""
+
+        def make() -> Change:
+            self._fold()
+            before = self.in_force
+            if expected is not None and before.version != expected:
+                raise RulesConflict(before.version)
+            target, rules = compose()
+            change = _change(action, target, body=rules.to_json())
+            return replace(change, version=before.version + 1, before=before.rule_set_hash, after=rules.hash)
+
+        made = self._append(actor, make)
+        self._publish_newest()
+        return next(release for release in self._releases if release.version == made.version)
+
+    def _append(self, actor: Actor, make: Callable[[], Change]) -> Change:
+        made = self._log.append(actor, make)
+        self._fold()
+        return made
+
+    def _fold(self) -> None:
+        with self._lock:
+            for entry in self._log.entries[self._folded :]:
+                self._take(entry)
+                self._folded += 1
+
+    def _take(self, entry: Change) -> None:
+        if entry.action == DRAFTED and entry.body is not None:
+            self._bodies[entry.target] = entry.body
+            self._drafts[entry.target] = Draft(entry.target, entry.actor, entry.time_ms)
+        elif entry.action == SHIPPED and entry.body is not None:
+            self._bodies[entry.target] = entry.body
+        elif entry.action in _IN_FORCE_BY and entry.body is not None and entry.after is not None and entry.version is not None:
+            self._bodies[entry.after] = entry.body
+            base = self.in_force.base_hash if entry.action == SHADOWED else entry.after
+            self._releases.append(Release(entry.version, entry.action, entry.after, base, entry.actor, entry.time_ms))
+
+    def _published(self) -> int | None:
+        """The version that the topic ends with."""
+        version = None
+        for message in ledger.read_to_end(self._bootstrap, (ledger.RULES,)):
+            version = self._codec.decode_rule(message.value()).version
+        return version
+
+    def _publish_newest(self) -> None:
+        """Publish what is in force, again when something newer came meanwhile: whoever is slow must not have the last word."""
+        for _ in range(_ATTEMPTS):
+            newest = self.in_force
+            self._publish(newest)
+            self.refresh()
+            if self.in_force == newest:
+                return
+        raise Unavailable("rules", f"others were faster {_ATTEMPTS} times")
+
+    def _publish(self, release: Release) -> None:
+        body = self._bodies[release.rule_set_hash]
+        value = self._codec.encode_rule(RuleSetVersion(release.version, release.rule_set_hash, body, release.author, release.created_ms))
+        failures: list[str] = []
+        try:
+            self._producer.produce(
+                ledger.RULES, value, _KEY, on_delivery=lambda error, _message: failures.append(str(error)) if error else None
+            )
+        except (KafkaException, BufferError) as error:
+            raise Unavailable("kafka", str(error)) from error
+        if self._producer.flush(_FLUSH_S) or failures:
+            raise Unavailable("kafka", failures[0] if failures else "no answer")
+
+
+def _change(action: str, target: str, *, body: str | None = None) -> Change:
+    """A change as its maker knows it; the log adds number, hashes, time and person."""
+    return Change(0, "", "", 0, "", "", "", action, target, body=body)

@@ -1,0 +1,142 @@
+"""Stream = request: the API answers each event, the stream then applies what the API published, and both computed the same bits.
+
+Events come out of order, with labels between them.  The store of the API is sometimes behind the stream, as it is in life: then the
+answer must be what the kernel gives at the very entries of the logs that the answer says it was served at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
+from fraud.state import decode_state, state_seq, state_time_ms
+from fraud.vector import evaluate_vector
+from serving import ledger
+from serving.feast_layout import FEATURE_FIELDS, EntityKeys, RowCodec
+from serving.records import Decision
+from tests.scoring_world import CODEC, RULES, InForce, World
+from training.parity import bits_differ
+
+from .pipeline import Pipeline, record
+
+START_MS = 1_700_000_000_000
+Entity = tuple[int, str]
+
+
+def transaction(rng: random.Random, number: int, time_ms: int) -> Transaction:
+    has_position = rng.random() < 0.6
+    return Transaction(
+        transaction_id=f"t{number}",
+        tenant_id=rng.choice(["default", "acme"]),
+        card_id=f"card{rng.randrange(12)}",
+        merchant_id=f"m{rng.randrange(5)}",
+        amount_minor=rng.randrange(1, 300_000),
+        currency=rng.choice(["USD", "EUR", "JPY"]),
+        event_time_ms=time_ms,
+        user_id=rng.choice([None, "u1", "u2", "u3"]),
+        device_id=rng.choice([None, "d1", "d2"]),
+        ip_address=rng.choice([None, "8.8.8.8", "1.1.1.1"]),
+        channel=rng.choice([None, "pos", "online"]),
+        declined=rng.random() < 0.1,
+        merchant_mcc=rng.choice([None, 5411, 5999]),
+        lat=rng.choice([48.2, 40.7]) if has_position else None,
+        lon=16.4 if has_position else None,
+        country=rng.choice([None, "AT", "US"]),
+        card_country="AT",
+    )
+
+
+@dataclass
+class Stream:
+    """The job without Flink, and every state that an entity of it ever had, by its number."""
+
+    pipeline: Pipeline = field(default_factory=lambda: Pipeline(shards=1, rules=RULES.to_json()))
+    states: dict[Entity, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    offset: int = 0
+
+    def apply(self, value: bytes, key: str, touched: list[Entity], *, source: str = "transactions") -> list[Decision]:
+        self.pipeline.send(0, [record(value, key, source=source, offset=self.offset)])
+        self.offset += 1
+        rows = self.pipeline.drain()
+        kept = self.pipeline.maps[0]
+        for kind, entity in touched:
+            data = kept["cards" if kind == Kind.CARD else "entities"].entries[f"{KINDS[kind]}|{entity}"]
+            self.states[kind, entity][state_seq(decode_state(data, kind))] = data
+        return [CODEC.decode_decision(row.value) for row in rows if row.topic == ledger.DECISIONS]
+
+
+def entities(tx: Transaction) -> list[Entity]:
+    return [(kind, entity_key(tx.tenant_id, one)) for kind, one in enumerate(entity_ids(tx)) if one is not None]
+
+
+def copy_to_store(world: World, stream: Stream, entity: Entity) -> None:
+    """What the stream's feed does, of one entity: the newest state."""
+    kind, key = entity
+    seq, data = max(stream.states[entity].items())
+    codec = RowCodec()
+    values = (codec.state(data), codec.integer(seq), codec.integer(state_time_ms(decode_state(data, kind))))
+    world.redis.hashes[EntityKeys("fraudguard").encode(kind, key)] = dict(zip(FEATURE_FIELDS[kind], values, strict=True))
+
+
+def label_of(tx: Transaction, time_ms: int, rng: random.Random) -> Label:
+    ids = (tx.transaction_id, tx.tenant_id, tx.card_id, tx.merchant_id)
+    return Label(*ids, tx.event_time_ms, max(time_ms, tx.event_time_ms), rng.random() < 0.8, tx.user_id)
+
+
+def compare(events: int, seed: int, *, behind: float) -> int:
+    """Play events through both doors; ``behind`` is the share of writes that the store misses.  Returns how often it was current."""
+    rng, clock_ms, current = random.Random(seed), START_MS, 0
+    stream = Stream()
+    world = World(in_force=InForce(model=None), now_ms=lambda: 2_000_000_000_000)
+    for number in range(events):
+        clock_ms += rng.randrange(0, 3_600_000)
+        tx = transaction(rng, number, clock_ms - rng.choice([0, 0, 0, rng.randrange(0, 7_200_000)]))
+        (answer,) = asyncio.run(world.ask(tx))
+        assert isinstance(answer, bytes), answer
+        sent = CODEC.decode_transaction(world.publisher.published[-1][1])
+        api = CODEC.decode_decision(sent.decided)
+        served = {one.kind: one.seq for one in api.served_at or ()}
+        known = [stream.states[entity].get(served.get(KINDS[entity[0]], 0)) for entity in entities(sent)]
+        by_kind = dict(zip((entity[0] for entity in entities(sent)), known, strict=True))
+        expected = evaluate_vector(sent, [by_kind.get(kind) for kind in Kind])
+        assert bits_differ(api.features, expected).sum() == 0
+        (ours,) = stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities(sent))
+        if [one.seq for one in api.entities] == [one.seq for one in ours.entities]:
+            current += 1
+            assert bits_differ(api.features, ours.features).sum() == 0
+            assert (api.score, api.outcome, api.decision_id) == (ours.score, ours.outcome, ours.decision_id)
+        touched = entities(sent)
+        if rng.random() < 0.2:
+            label = label_of(sent, clock_ms, rng)
+            labelled = [entity for entity in touched if entity[0] in (Kind.CARD, Kind.USER, Kind.MERCHANT)]
+            stream.apply(CODEC.encode_label(label), label.card_id, labelled, source="labels")
+        for entity in touched:
+            if rng.random() >= behind:
+                copy_to_store(world, stream, entity)
+    return current
+
+
+def test_with_a_store_that_is_current_every_answer_is_the_streams() -> None:
+    assert compare(400, seed=1, behind=0.0) == 400
+
+
+def test_with_a_store_that_is_behind_every_answer_is_that_of_the_entries_it_was_served_at() -> None:
+    assert 50 < compare(400, seed=2, behind=0.2) < 350
+
+
+@pytest.mark.slow
+def test_over_ten_thousand_events() -> None:
+    assert compare(5_000, seed=3, behind=0.0) == 5_000
+    assert 500 < compare(5_000, seed=4, behind=0.2) < 4_500
+
+
+def test_another_features_bit_would_be_seen() -> None:
+    """The control of the comparison."""
+    features = np.array([1.0, np.nan, 0.0])
+    assert bits_differ(features, np.array([1.0, np.nan, -0.0])).sum() == 1
