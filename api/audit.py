@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], route_class=StrictRoute)
 Officer = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
 
 
-@router.get("", responses=responses(422))
+@router.get("", operation_id="list_changes", responses=responses(422))
 def entries(
     caller: Officer,
     desk: AtDesk,

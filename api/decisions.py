@@ -26,13 +26,13 @@ Analyst = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
 DecisionId = Annotated[str, Path(pattern=r"^dec-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 
 
-@router.get("/{decision_id}", responses=responses(404, 422))
+@router.get("/{decision_id}", operation_id="show_decision", responses=responses(404, 422))
 def show(decision_id: DecisionId, caller: Anybody, desk: AtDesk) -> DecisionBody:
     """A decision with everything that went into it."""
     return DecisionBody(**describe(_found(desk, caller, decision_id)))
 
 
-@router.post("/{decision_id}/replay", responses=responses(404, 409, 422))
+@router.post("/{decision_id}/replay", operation_id="replay_decision", responses=responses(404, 409, 422))
 def replay_decision(decision_id: DecisionId, caller: Analyst, desk: AtDesk) -> ReplayBody:
     """Compute a decision again with the model and the rules of its time, and compare."""
     decision = _found(desk, caller, decision_id)

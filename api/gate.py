@@ -14,9 +14,6 @@ from dataclasses import dataclass
 
 import structlog
 from fastapi import FastAPI
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +22,7 @@ from api.identity import API_KEY_HEADER, PUBLIC_PATHS, Caller, Unauthenticated
 from api.keys import ApiKey, ApiKeys
 from api.limits import Limit, Limiter, Verdict
 from api.problems import Problem, answer, problem_of
+from api.redis_channel import RedisChannel
 from api.settings import ApiSettings
 from api.tokens import TokenVerifier, load_key_set
 from fraud.errors import Unavailable
@@ -159,12 +157,7 @@ def install(app: FastAPI, settings: ApiSettings) -> None:
 @asynccontextmanager
 async def attend(app: FastAPI, settings: ApiSettings) -> AsyncIterator[Doorkeeper]:
     """Open the gate for as long as the application runs; raises Unavailable when no key of the issuer can be had at the start."""
-    redis = Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        socket_timeout=_REDIS_TIMEOUT_S,
-        socket_connect_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    redis = RedisChannel(settings.redis_url.get_secret_value(), _REDIS_TIMEOUT_S)
     keys = ApiKeys(settings.api_keys_file)
     address_key = settings.ip_hash_key_file.read_bytes()
     keeper = Doorkeeper(
@@ -184,7 +177,7 @@ async def attend(app: FastAPI, settings: ApiSettings) -> AsyncIterator[Doorkeepe
         refresh.cancel()
         with suppress(asyncio.CancelledError):
             await refresh
-        await redis.aclose()
+        await redis.close()
 
 
 async def _refresh_keys(settings: ApiSettings, tokens: TokenVerifier) -> None:

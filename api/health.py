@@ -101,20 +101,24 @@ def _health(request: Request) -> Health:
     return found
 
 
-@router.get("/health")
+@router.get("/health", operation_id="health")
 async def health() -> Liveness:
     """Whether the process lives."""
     return Liveness()
 
 
-@router.get("/health/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "It could only deny."}})
+@router.get(
+    "/health/ready",
+    operation_id="ready",
+    responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "It could only deny."}},
+)
 async def ready(request: Request) -> JSONResponse:
     """Whether the process should get traffic, and how each dependency is."""
     found = await _health(request).readiness()
     return JSONResponse(found.model_dump(), 200 if found.ready else 503)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get("/metrics", operation_id="metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """What this process counts, in Prometheus' text format."""
     return Response(generate_latest(_health(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from math import ceil
-from typing import Any
+from typing import Protocol, cast
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from fraud.errors import Unavailable
+from serving.redis_link import Command, ScriptMissing
 
-__all__ = ["Limit", "Limiter", "Verdict"]
+__all__ = ["Limit", "Limiter", "Redis", "Verdict"]
 
 _BUCKETS = 12
 _HOLD_OFF_S = 1.0  # after a failure Redis is left alone: a dead one must not cost every request its timeout
@@ -73,6 +74,15 @@ return answer
 """
 
 
+_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+class Redis(Protocol):
+    """What is needed of ``RedisChannel``."""
+
+    async def call(self, commands: Sequence[Command]) -> list[object]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """``per_window`` requests for whatever ``key`` names; ``name`` is what the caller is told."""
@@ -116,7 +126,6 @@ class Limiter:
         self._redis = redis
         self._window_s = window_s
         self._clock = clock
-        self._sha: str | None = None
         self._away_until_s = 0.0
         self._local = _LocalCounts(window_s)
 
@@ -126,7 +135,7 @@ class Limiter:
         if now_s >= self._away_until_s:
             try:
                 return self._verdict(limits, await self._count(limits, cost))
-            except (RedisError, OSError, TimeoutError):
+            except Unavailable:
                 self._away_until_s = now_s + _HOLD_OFF_S
         return self._verdict(limits, self._local.count(limits, cost, now_s))
 
@@ -137,18 +146,13 @@ class Limiter:
 
     async def _count(self, limits: Sequence[Limit], cost: int) -> list[int]:
         bucket_us = round(self._window_s * 1e6 / _BUCKETS)
-        arguments = (len(limits), *(limit.key for limit in limits), bucket_us, cost, *(limit.per_window for limit in limits))
+        keys, quotas = [limit.key for limit in limits], [limit.per_window for limit in limits]
+        command: Command = ("EVALSHA", _SHA, len(keys), *keys, bucket_us, cost, *quotas)
         try:
-            if self._sha is not None:
-                return await self._call("EVALSHA", self._sha, *arguments)
-        except NoScriptError:
-            pass  # Redis was restarted
-        self._sha = await self._redis.script_load(_SCRIPT)
-        return await self._call("EVALSHA", self._sha, *arguments)
-
-    async def _call(self, *command: Any) -> list[int]:
-        answer: list[int] = await self._redis.execute_command(*command)
-        return answer
+            (answer,) = await self._redis.call([command])
+        except ScriptMissing:  # Redis is new, or was restarted
+            _, answer = await self._redis.call([("SCRIPT", "LOAD", _SCRIPT), command])
+        return cast(list[int], answer)
 
     def _verdict(self, limits: Sequence[Limit], answer: Sequence[int]) -> Verdict:
         remaining, waits_us = answer[::2], answer[1::2]
@@ -177,6 +181,6 @@ class _LocalCounts:
         began_s, used = self._windows.get(key, (now_s, 0))
         if now_s - began_s < self._window_s:
             return began_s, used
-        if len(self._windows) > _LOCAL_KEYS:  # as many addresses as an attacker likes must not fill the memory
-            self._windows = {name: one for name, one in self._windows.items() if now_s - one[0] < self._window_s}
+        if len(self._windows) >= _LOCAL_KEYS:
+            self._windows.clear()  # as many addresses as an attacker likes must fill neither memory nor time
         return now_s, 0

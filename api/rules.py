@@ -28,10 +28,10 @@ router = APIRouter(prefix="/v1/rules", tags=["rules"], route_class=StrictRoute)
 Reader = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
 Editor = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Hash of a rule set.")]
-IfMatch = Annotated[str, Header(alias="if-match", pattern=r'^"[0-9]{1,12}"$', description="The version that was looked at, quoted.")]
+IfMatch = Annotated[str, Header(alias="if-match", pattern=r'^"?[0-9]{1,12}"?$', description="The version that was looked at.")]
 
 
-@router.get("", responses=responses())
+@router.get("", operation_id="show_rules", responses=responses())
 def in_force(_caller: Reader, desk: AtDesk, response: Response) -> InForceBody:
     """The rules in force."""
     desk.book.refresh()
@@ -40,28 +40,28 @@ def in_force(_caller: Reader, desk: AtDesk, response: Response) -> InForceBody:
     return InForceBody(**asdict(release), rules=_plain(desk.book.rules(release.rule_set_hash)))
 
 
-@router.get("/releases", responses=responses())
+@router.get("/releases", operation_id="list_releases", responses=responses())
 def releases(_caller: Reader, desk: AtDesk) -> list[ReleaseBody]:
     """Every version that was ever in force, oldest first."""
     desk.book.refresh()
     return [ReleaseBody(**asdict(release)) for release in desk.book.releases]
 
 
-@router.get("/drafts", responses=responses())
+@router.get("/drafts", operation_id="list_drafts", responses=responses())
 def drafts(_caller: Reader, desk: AtDesk) -> list[DraftBody]:
     """Every draft, oldest first."""
     desk.book.refresh()
     return [DraftBody(**asdict(draft)) for draft in desk.book.drafts]
 
 
-@router.get("/sets/{rule_set_hash}", responses=responses(404, 422))
+@router.get("/sets/{rule_set_hash}", operation_id="show_rule_set", responses=responses(404, 422))
 def rule_set(rule_set_hash: Digest, _caller: Reader, desk: AtDesk) -> RuleSetBody:
     """A set of any time, by the hash that decisions carry."""
     desk.book.refresh()
     return RuleSetBody(rules=_plain(_known(lambda: desk.book.rules(rule_set_hash))))
 
 
-@router.post("/validate", responses=responses(400, 422))
+@router.post("/validate", operation_id="validate_rules", responses=responses(400, 422))
 def validate(body: RuleSetBody, _caller: Reader) -> VerdictBody:
     """Check a set, and say where it cannot be used."""
     try:
@@ -70,7 +70,7 @@ def validate(body: RuleSetBody, _caller: Reader) -> VerdictBody:
         return VerdictBody(valid=False, problem=error.problem, rule_id=error.rule_id, position=error.position)
 
 
-@router.post("/drafts", status_code=201, responses=responses(400, 422))
+@router.post("/drafts", operation_id="draft_rules", status_code=201, responses=responses(400, 422))
 def draft(body: RuleSetBody, caller: Editor, desk: AtDesk, request: Request, response: Response) -> DraftBody:
     """Keep a set under its hash; it is in force nowhere yet."""
     desk.operator(caller)
@@ -86,7 +86,7 @@ def draft(body: RuleSetBody, caller: Editor, desk: AtDesk, request: Request, res
 _CHANGES = responses(404, 412, 422, 428)
 
 
-@router.post("/sets/{rule_set_hash}/shadow", responses=_CHANGES)
+@router.post("/sets/{rule_set_hash}/shadow", operation_id="shadow_rules", responses=_CHANGES)
 def shadow(
     rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
@@ -94,7 +94,7 @@ def shadow(
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.shadow(actor, rule_set_hash, at))
 
 
-@router.post("/sets/{rule_set_hash}/promote", responses=_CHANGES)
+@router.post("/sets/{rule_set_hash}/promote", operation_id="promote_rules", responses=_CHANGES)
 def promote(
     rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
@@ -102,7 +102,7 @@ def promote(
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.promote(actor, rule_set_hash, at))
 
 
-@router.post("/rollback", responses=responses(400, 404, 412, 422, 428))
+@router.post("/rollback", operation_id="roll_back_rules", responses=responses(400, 404, 412, 422, 428))
 def roll_back(
     body: RollbackBody, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:

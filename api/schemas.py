@@ -26,16 +26,26 @@ Latitude = Annotated[float | None, Field(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float | None, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
+_EXAMPLE: dict[str, Any] = {
+    "transaction_id": "tx-1",
+    "card_id": "card-1",
+    "merchant_id": "shop-1",
+    "amount_minor": 4_200,
+    "currency": "EUR",
+    "event_time_ms": 1_700_000_000_000,
+}
+
+
 class ScoreRequest(BaseModel):
     """One card authorisation to decide."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
 
     transaction_id: Annotated[Text, Field(description="Identity within the tenant; the decision id and the idempotency follow from it.")]
     card_id: Annotated[Text, Field(description="Token of the card, never its number.")]
     merchant_id: Text
     amount_minor: Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR, description="Amount in minor units of the currency.")]
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217.", examples=["EUR"])]
     event_time_ms: Annotated[int, Field(ge=0, le=2**53, description="When the card was presented, milliseconds since 1970 UTC.")]
     user_id: OptionalText = None
     device_id: OptionalText = None

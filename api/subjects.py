@@ -27,7 +27,7 @@ SubjectId = Annotated[
 ]
 
 
-@router.delete("/{kind}/{subject_id}", responses=responses(422))
+@router.delete("/{kind}/{subject_id}", operation_id="erase_subject", responses=responses(422))
 def erase(
     kind: Literal["card", "user", "device", "ip"], subject_id: SubjectId, caller: Officer, desk: AtDesk, request: Request
 ) -> ErasureBody:

@@ -8,7 +8,8 @@ can be had by its hash, and nobody's work is lost between two processes.  What c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from confluent_kafka import KafkaException, Producer
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
-from fraud.rules import Rule, RuleSet, State
+from fraud.rules import RuleSet, State
 from serving import ledger
 from serving.change_log import Actor, ChangeLog
 from serving.codec import Codec
@@ -81,17 +82,23 @@ class Draft:
 
 def with_shadow(base: RuleSet, draft: RuleSet) -> RuleSet:
     """The set ``base`` with what ``draft`` has otherwise in shadow: rules of the same id get another one."""
-    in_force = {rule.id: rule for rule in base.rules}
-    tried = [_shadow(rule, in_force) for rule in draft.rules if rule.state is not State.DISABLED and in_force.get(rule.id) != rule]
+    in_force = set(base.rules)
+    names = {rule.id for rule in base.rules}
+    tried = []
+    for rule in draft.rules:
+        if rule.state is not State.DISABLED and rule not in in_force:
+            name = _free_name(rule.id, names)
+            names.add(name)
+            tried.append(replace(rule, id=name, state=State.SHADOW))
     return RuleSet([*base.rules, *tried], CATALOGUE.index)
 
 
-def _shadow(rule: Rule, taken: Mapping[str, Rule]) -> Rule:
-    name, number = rule.id, 1
+def _free_name(wanted: str, taken: AbstractSet[str]) -> str:
+    name, number = wanted, 1
     while name in taken:
         suffix = _SHADOW_SUFFIX if number == 1 else f"{_SHADOW_SUFFIX}{number}"
-        name, number = rule.id[: _MAX_ID_CHARS - len(suffix)] + suffix, number + 1
-    return replace(rule, id=name, state=State.SHADOW)
+        name, number = wanted[: _MAX_ID_CHARS - len(suffix)] + suffix, number + 1
+    return name
 
 
 class RuleBook:

@@ -59,10 +59,17 @@ class Published:
 
 
 class ApiStack:
-    """A private set of servers in ``home``; ``environment`` is added to that of every server."""
+    """A private set of servers in ``home``.
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        home: the state folder.
+        environment: settings of the API beside those of the plan.
+        buffered_events: how many the API keeps while Kafka is away.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, *, buffered_events: int = 50) -> None:
         self._environment = environment or {}
+        self._buffered_events = buffered_events
         layout = Layout(home)
         layout.create()
         self.plan: Plan = make_plan(layout, StackSettings.on_free_ports())
@@ -102,7 +109,7 @@ class ApiStack:
         server.folder.mkdir(parents=True, exist_ok=True)
         server.prepare()
         environment = {**server.environment, "FRAUDGUARD_API_TENANT_LIMITS": '{"acme": 1000000}'}
-        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": "50"}
+        environment |= {"FRAUDGUARD_API_IP_REQUESTS_PER_MIN": "1000000", "FRAUDGUARD_API_BUFFERED_EVENTS": str(self._buffered_events)}
         environment |= self._environment
         self._processes[name] = start(server.argv, environment=environment, folder=server.folder, log_file=self.log(name))
 

@@ -22,7 +22,7 @@ TRIES = 40
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiStack]:
-    own = ApiStack(tmp_path_factory.mktemp("ladder"), {"FRAUDGUARD_API_BUFFERED_EVENTS": str(BUFFER)})
+    own = ApiStack(tmp_path_factory.mktemp("ladder"), buffered_events=BUFFER)
     try:
         own.train()
         own.up()

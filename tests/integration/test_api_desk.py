@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from confluent_kafka import Producer
 
 from api.bodies import RuleBody
@@ -19,6 +25,7 @@ from api.schemas import ScoreRequest
 from api.signing import secret_of
 from fraud.events import Kind, decision_id, entity_key
 from infra.application import change_log, codec_of, rule_book
+from infra.settings import REPO_ROOT
 from serving import ledger
 from serving.decision_index import find_in_ledger, index_key
 from serving.online_store import EntityRow, OnlineStore
@@ -165,6 +172,44 @@ def test_a_decision_is_found_by_its_id_by_its_tenant_alone_and_replays_equal(sta
         assert problem(stranger.replay, answer.decision_id) == (404, "not_found")
         assert problem(desk.decision, NOWHERE) == (404, "not_found")
         assert problem(shop.replay, answer.decision_id) == (403, "denied")
+
+
+def on_the_command_line(stack: ApiStack, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments, "--json"],
+        env={**os.environ, "FRAUDGUARD_HOME": str(stack.plan.layout.home)},
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}
+
+
+def test_the_command_line_shows_and_replays_the_same_decision(stack: ApiStack) -> None:
+    with client(stack, Role.SERVICE, "acme") as shop:
+        answer = shop.score(request("cli-1"))
+    status, shown = on_the_command_line(stack, "decision", "show", answer.decision_id, "--tenant", "acme")
+    assert (status, shown["score"], shown["transaction"]["transaction_id"]) == (0, answer.score, "cli-1")
+    status, replayed = on_the_command_line(stack, "decision", "replay", answer.decision_id, "--tenant", "acme")
+    assert (status, replayed["equal"], replayed["differences"]) == (0, True, [])
+    assert on_the_command_line(stack, "decision", "show", answer.decision_id) == (1, {})  # of the tenant default there is none
+
+
+def test_the_command_line_drafts_tries_and_rolls_back(stack: ApiStack, lead: Client, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"rules": [rule(0.33, name="by_hand").model_dump()]}))
+    before = lead.rules()
+    status, draft = on_the_command_line(stack, "rules", "draft", str(file))
+    assert status == 0
+    assert on_the_command_line(stack, "rules", "shadow", draft["rule_set_hash"][:12])[1]["version"] == before.version + 1
+    assert [one.state for one in lead.rules().rules if one.id == "by_hand"] == ["shadow"]
+    assert on_the_command_line(stack, "rules", "promote", str(file))[0] == 0
+    assert on_the_command_line(stack, "rules", "rollback")[1]["rule_set_hash"] == before.base_hash
+    status, history = on_the_command_line(stack, "rules", "history")
+    assert (status, history["faults"]) == (0, [])
+    assert [entry["action"] for entry in history["entries"]][-4:] == ["rules.draft", "rules.shadow", "rules.promote", "rules.rollback"]
 
 
 def test_a_decision_of_rules_long_gone_replays_equal(stack: ApiStack, lead: Client) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from redis.asyncio import Redis
 
 from api.limits import Limit, Limiter, Verdict
+from api.redis_channel import RedisChannel
 from tests.redis_server import RedisServer
 
 T = TypeVar("T")
@@ -23,13 +23,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     running.kill()
 
 
-def run(url: str, work: Callable[[Redis], Awaitable[T]]) -> T:
+def run(url: str, work: Callable[[RedisChannel], Awaitable[T]]) -> T:
     async def with_redis() -> T:
-        redis = Redis.from_url(url, socket_timeout=0.5, socket_connect_timeout=0.5)
+        redis = RedisChannel(url, 0.5)
         try:
             return await work(redis)
         finally:
-            await redis.aclose()
+            await redis.close()
 
     return asyncio.run(with_redis())
 
@@ -47,7 +47,7 @@ def test_a_window_lets_in_what_the_limit_says_and_not_one_more(server: RedisServ
 
 
 def test_many_processes_at_once_share_one_count(server: RedisServer) -> None:
-    async def race(redis: Redis) -> int:
+    async def race(redis: RedisChannel) -> int:
         limiters = [Limiter(redis) for _ in range(5)]
         verdicts = await asyncio.gather(*(limiters[i % 5].take([limit("race", 100)]) for i in range(300)))
         return sum(verdict.allowed for verdict in verdicts)
@@ -56,7 +56,7 @@ def test_many_processes_at_once_share_one_count(server: RedisServer) -> None:
 
 
 def test_a_refused_request_takes_from_no_limit(server: RedisServer) -> None:
-    async def work(redis: Redis) -> tuple[list[str], int]:
+    async def work(redis: RedisChannel) -> tuple[list[str], int]:
         limiter = Limiter(redis)
         wide, narrow = limit("wide", 100), limit("narrow", 3, "user")
         verdicts = [await limiter.take([wide, narrow]) for _ in range(10)]
@@ -68,7 +68,7 @@ def test_a_refused_request_takes_from_no_limit(server: RedisServer) -> None:
 
 
 def test_one_tenant_does_not_spend_anothers_limit(server: RedisServer) -> None:
-    async def work(redis: Redis) -> list[int]:
+    async def work(redis: RedisChannel) -> list[int]:
         limiter = Limiter(redis)
         return [await taken(limiter, limit("noisy", 20), 200), await taken(limiter, limit("quiet", 20), 20)]
 
@@ -76,7 +76,7 @@ def test_one_tenant_does_not_spend_anothers_limit(server: RedisServer) -> None:
 
 
 def test_whoever_waits_as_long_as_told_is_let_in(server: RedisServer) -> None:
-    async def work(redis: Redis) -> tuple[Verdict, Verdict, Verdict]:
+    async def work(redis: RedisChannel) -> tuple[Verdict, Verdict, Verdict]:
         limiter = Limiter(redis, window_s=0.6)
         one = limit("wait", 10)
         await taken(limiter, one, 10)
@@ -94,7 +94,7 @@ def test_whoever_waits_as_long_as_told_is_let_in(server: RedisServer) -> None:
 def test_no_eleven_twelfths_of_a_window_of_any_phase_hold_more_than_the_limit(server: RedisServer) -> None:
     """The oldest bucket leaves while its requests may still be inside; plain windows would let in twice as much."""
 
-    async def work(redis: Redis) -> list[float]:
+    async def work(redis: RedisChannel) -> list[float]:
         limiter, times = Limiter(redis, window_s=0.6), []
         until_s = time.monotonic() + 2.0
         while time.monotonic() < until_s:
@@ -110,7 +110,7 @@ def test_no_eleven_twelfths_of_a_window_of_any_phase_hold_more_than_the_limit(se
 
 
 def test_a_batch_costs_what_it_holds(server: RedisServer) -> None:
-    async def work(redis: Redis) -> list[bool]:
+    async def work(redis: RedisChannel) -> list[bool]:
         limiter = Limiter(redis)
         return [(await limiter.take([limit("batch", 100)], cost)).allowed for cost in (60, 41, 40, 1)]
 
@@ -129,10 +129,10 @@ def test_headers_tell_the_nearest_limit(server: RedisServer) -> None:
 
 
 def test_keys_go_away_by_themselves(server: RedisServer) -> None:
-    async def work(redis: Redis) -> int:
+    async def work(redis: RedisChannel) -> int:
         limiter = Limiter(redis, window_s=0.6)
         await limiter.take([limit("short", 5)])
-        return int(await redis.pttl("limit:short"))
+        return int((await redis.call([("PTTL", "limit:short")]))[0])
 
     assert 0 < run(server.url, work) <= 700
 
@@ -140,7 +140,7 @@ def test_keys_go_away_by_themselves(server: RedisServer) -> None:
 def test_without_redis_requests_go_on_under_a_limit_of_the_process_alone() -> None:
     """The ladder: scoring goes on, and no tenant may do what it likes meanwhile."""
 
-    async def work(redis: Redis) -> tuple[int, bool, float]:
+    async def work(redis: RedisChannel) -> tuple[int, bool, float]:
         limiter = Limiter(redis)
         first = await limiter.take([limit("away", 30)])
         began_s = time.perf_counter()
@@ -157,7 +157,7 @@ def test_the_shared_count_is_back_as_soon_as_redis_is(tmp_path: Path) -> None:
     redis_server.start()
     try:
 
-        async def work(redis: Redis) -> list[bool]:
+        async def work(redis: RedisChannel) -> list[bool]:
             now_s = [0.0]
             limiter, seen = Limiter(redis, clock=lambda: now_s[0]), []
             await limiter.take([limit("back", 5)])
