@@ -49,9 +49,16 @@ def register(commands: Commands) -> None:
     stream.add_argument("--backlog", type=int, default=60_000, metavar="N", help="events sent at once (default 60000)")
     features = add_command(bench, "features", _features, "cost an event of kernel, inference, Avro and states", description=_FEATURES)
     features.add_argument("--events", type=int, default=20_000, metavar="N", help="transactions to measure over (default 20000)")
+    stream.add_argument(
+        "--mode-events",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="to compare with PyFlink's process mode; 0 leaves it out (default 20000)",
+    )
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
-    peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard")
+    peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard,fraudguard-process-mode")
     soak = add_command(bench, "soak", _soak, "load for minutes with a kill every so often, and the oracle's verdict", description=_SOAK)
     soak.add_argument("--minutes", type=rate, default=15.0, metavar="N", help="length of the load (default 15)")
     soak.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between kills, 0 for none (default 60)")
@@ -61,6 +68,7 @@ def register(commands: Commands) -> None:
 
 def _stream(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up, codec_of  # noqa: PLC0415 - help works without any package
+    from infra.bench_peers import OUR_MODES, run  # noqa: PLC0415
     from infra.bench_stream import BenchOptions, run_bench  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.clock import now_ms  # noqa: PLC0415
@@ -78,6 +86,10 @@ def _stream(arguments: argparse.Namespace) -> int:
     bring_up(stack, say)
     options = BenchOptions(rates, arguments.seconds, arguments.backlog)
     result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=now_ms(), say=say)
+    if arguments.mode_events:
+        say("the same job in PyFlink's thread mode and in its process mode, on a stack of its own")
+        modes = run(events=arguments.mode_events, only=list(OUR_MODES), say=say)
+        result |= {"ratio_to_process_mode": modes["ratio_to_process_mode"], "modes": modes["results"]}
     report(result, as_json=arguments.json, people=lambda: _print_stream(result))
     return GOOD if result["sustained_events_per_s"] else FINDING
 
@@ -151,10 +163,10 @@ def _print_api(result: dict[str, Any]) -> None:
 
 
 def _peers(arguments: argparse.Namespace) -> int:
-    from infra.bench_peers import OURS, PEERS, run  # noqa: PLC0415 - help works without any package
+    from infra.bench_peers import OUR_MODES, PEERS, run  # noqa: PLC0415 - help works without any package
 
     only = [name for name in arguments.only.split(",") if name]
-    unknown = [name for name in only if name not in PEERS and name != OURS]
+    unknown = [name for name in only if name not in {*PEERS, *OUR_MODES}]
     if unknown or arguments.events < 1:
         print_error(f"no peer {', '.join(unknown)}" if unknown else "--events is at least 1")
         return MISUSE

@@ -101,6 +101,17 @@ def _descriptor(name: str) -> MapStateDescriptor:
     return descriptor
 
 
+def _place_of(runtime_context: RuntimeContext) -> tuple[int, int, int]:
+    """Number of the subtask, how many there are, and how many there can be."""
+    in_thread = getattr(runtime_context, "_runtime_context", None)
+    if in_thread is None:
+        context = runtime_context
+        return context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks(), context.get_max_number_of_parallel_subtasks()
+    # in thread mode PyFlink's own getters call methods that Flink 2 has moved here
+    task = in_thread.getTaskInfo()
+    return task.getIndexOfThisSubtask(), task.getNumberOfParallelSubtasks(), task.getMaxNumberOfParallelSubtasks()
+
+
 class _CopiedShell(_Shell):
     """A shell whose states the online store copies: each of its shards has a timer, at which the core may heal the copy.
 
@@ -112,10 +123,8 @@ class _CopiedShell(_Shell):
         self._runtime_context = runtime_context
         self._shard_of = {key: shard for shard, key in enumerate(self._keys)}
         self._due_ms: dict[int, int] = {}
-        # PyFlink's own getters call methods that Flink 2 has moved here
-        task = runtime_context._runtime_context.getTaskInfo()  # noqa: SLF001
-        subtask, parallelism = task.getIndexOfThisSubtask(), task.getNumberOfParallelSubtasks()
-        self._core.own(owned_shards(subtask, parallelism, len(self._keys), task.getMaxNumberOfParallelSubtasks()))
+        subtask, parallelism, max_parallelism = _place_of(runtime_context)
+        self._core.own(owned_shards(subtask, parallelism, len(self._keys), max_parallelism))
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> None:
         shard = self._shard_of[ctx.get_current_key()]

@@ -43,6 +43,7 @@ _LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.L
 
 def _options(settings: JobSettings) -> dict[str, object]:
     options: dict[str, object] = {
+        "python.execution-mode": settings.execution_mode,
         "pipeline.max-parallelism": settings.max_parallelism,
         # the default of 100 ms would be most of the latency; what the operators put out is sent at once, see ``build``
         "execution.buffer-timeout.interval": "5 ms",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,8 @@ class JobSettings(SubmissionSettings):
     transactional_id_prefix: str = "fraudguard-score"
     group_id: str = "fraudguard-score"
     allow_unclaimed_state: bool = False
+    # thread: the operators' Python lives in the TaskManager; process: PyFlink's default, beside it, for comparison
+    execution_mode: Literal["thread", "process"] = "thread"
     # what the snapshots of this job are written in; one of another version is refused, not guessed at (what travels between the
     # operators has a version too, but with aligned barriers it is in no snapshot)
     state_format: str = STATE_FORMAT

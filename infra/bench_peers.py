@@ -6,19 +6,21 @@ then recomputed: all entities in the order that its sequence numbers record, the
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
+from flink_jobs.settings import JOB_NAME
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Kind
@@ -28,6 +30,7 @@ from infra.application import codec_of, enricher_of, ensure_feature_store
 from infra.drain import Drain, Usage, busy_s, figures, output_size, sample_tree, wait_until_drained
 from infra.first_model import DEMO_SEED, ensure_model
 from infra.java import find_java_home
+from infra.jobs import JobTicket, save_ticket
 from infra.layout import Layout
 from infra.peers.settings import SETTINGS_VARIABLE, PeerSettings
 from infra.ports import HOST, find_free_ports
@@ -45,11 +48,13 @@ from training import backfill, ledger_history
 from training.enrichment import enrich_frame
 from training.parity import bits_differ, compare
 
-__all__ = ["OURS", "PEERS", "Bench", "run"]
+__all__ = ["OURS", "OUR_MODES", "PEERS", "Bench", "run"]
 
 Say = Callable[[str], None]
 
 OURS = "fraudguard"
+OURS_IN_PROCESSES = "fraudguard-process-mode"
+OUR_MODES = {OURS: "thread", OURS_IN_PROCESSES: "process"}  # how PyFlink executes the operators
 _CORES = 2
 _TIMEOUT_S = 240.0
 _EVENTS_PER_S = 500.0  # of event time, as the demonstration's traffic
@@ -119,9 +124,9 @@ def run(*, events: int, only: Sequence[str], say: Say, home: Path | None = None)
         Unavailable: the stack or the peers' environment could not be had.  A peer that fails is reported, not raised.
     """
     home = home or default_home()
-    wanted = [name for name in (*PEERS, OURS) if not only or name in only]
+    wanted = [name for name in (*PEERS, *OUR_MODES) if not only or name in only]
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])  # inherited by everything that is started from here
-    python = peers_environment.prepare(home, say) if set(wanted) - {OURS} else None
+    python = peers_environment.prepare(home, say) if set(wanted) - OUR_MODES.keys() else None
     bench = Bench(home, python, events, say)
     try:
         bench.open()
@@ -134,8 +139,32 @@ def run(*, events: int, only: Sequence[str], say: Say, home: Path | None = None)
         "input": f"{events} generated transactions of {bench.cards} cards in one prepared topic",
         "entities": list(KINDS),
         "results": results,
+        "ratio_to_process_mode": _ratio(results),
         "fastest": max(results, key=lambda name: results[name].get("events_per_s") or 0),
     }
+
+
+def _ratio(results: dict[str, dict[str, Any]]) -> float | None:
+    """How many times as fast our job is with its Python inside of the TaskManagers; None when one of the two was not measured."""
+    ours, theirs = (results.get(name, {}).get("events_per_s_last_80_percent") for name in OUR_MODES)
+    return round(ours / theirs, 2) if ours and theirs else None
+
+
+class _Output:
+    """What a program adds to a topic from now on."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self.topic = topic
+        self._bootstrap = bootstrap
+        self._start = ledger.end_offsets(bootstrap, (topic,))
+
+    def size(self) -> int:
+        """Records, and markers of transactions."""
+        return output_size(self._bootstrap, self.topic) - sum(place.offset for place in self._start)
+
+    def records(self) -> Iterator[Message]:
+        """The committed records."""
+        return ledger.read_to_end(self._bootstrap, (), self._start)
 
 
 class Bench:
@@ -179,12 +208,18 @@ class Bench:
     def measure(self, name: str) -> dict[str, Any]:
         """Have one program work the topic off and check what it wrote."""
         self._say(f"{name}: working off {self._events:,} transactions")
-        about = dict(_ABOUT_US) if name == OURS else _about(PEERS[name])
+        ours = name in OUR_MODES
+        about = dict(_ABOUT_US) if ours else _about(PEERS[name])
+        topic = ledger.DECISIONS if ours else f"peer-{name}"
+        if not ours:
+            plan = self._stack.plan.settings
+            create_topics(self._bootstrap, partitions=plan.partitions, retention_ms=plan.retention_ms, topics=[Topic(topic)])
+        output = _Output(self._bootstrap, topic)
         try:
-            end, drain, topic = self._measure_ours() if name == OURS else self._measure_peer(PEERS[name])
+            end, drain = self._measure_ours(OUR_MODES[name], output) if ours else self._measure_peer(PEERS[name], output)
         except Unavailable as error:
             return {**about, "end": "failed", "detail": str(error)}
-        records = list(ledger.read_to_end(self._bootstrap, (topic,)))
+        records = list(output.records())
         drain = replace(drain, outputs_s=[record.timestamp()[1] / 1000 for record in records])
         found = figures(drain)
         end_s = max(drain.outputs_s, default=drain.first_read_s)
@@ -254,23 +289,25 @@ class Bench:
         if producer.flush(60):
             raise Unavailable("kafka", "the input could not be written")
 
-    def _measure_peer(self, peer: Peer) -> tuple[str, Drain, str]:
-        topic, folder = f"peer-{peer.name}", self._folder / peer.name
+    def _measure_peer(self, peer: Peer, output: _Output) -> tuple[str, Drain]:
+        folder = self._folder / peer.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         settings = replace(
-            self._settings, output_topic=topic, group=f"peer-{peer.name}", state_dir=str(folder), first_read_file=str(folder / "first-read")
+            self._settings,
+            output_topic=output.topic,
+            group=f"peer-{peer.name}",
+            state_dir=str(folder),
+            first_read_file=str(folder / "first-read"),
         )
         settings.write(self._folder / "settings.json")
-        plan = self._stack.plan.settings
-        create_topics(self._bootstrap, partitions=plan.partitions, retention_ms=plan.retention_ms, topics=[Topic(topic)])
         commands = self._commands(peer.name, folder)
         log = self._stack.layout.log_file(f"peer-{peer.name}")
         started_s = time.time()
         children = [start(command, environment=self._environment(), folder=REPO_ROOT, log_file=log) for command in commands]
         groups = [identity for child in children if (identity := identify(child.pid)) is not None]
         try:
-            end, usages = self._watch([child.pid for child in children], topic, lambda: all(child.poll() is None for child in children))
+            end, usages = self._watch([child.pid for child in children], output, lambda: all(child.poll() is None for child in children))
         finally:
             stop_groups(groups, grace_s=_GRACE_S, reap=partial(_reap, children))
         first_read = folder / "first-read"
@@ -278,7 +315,7 @@ class Bench:
             raise Unavailable(peer.name, f"it read nothing; see the end of its log:\n{_tail(log)}")
         if end == "ended":
             self._say(f"{peer.name} ended early:\n{_tail(log)}")
-        return end, Drain(started_s, float(first_read.read_text()), [], *usages), topic
+        return end, Drain(started_s, float(first_read.read_text()), [], *usages)
 
     def _commands(self, name: str, folder: Path) -> list[list[str]]:
         python = str(self._python)
@@ -293,17 +330,18 @@ class Bench:
             return [[python, "-m", "infra.peers.quix_app", str(number)] for number in range(_CORES)]
         return [[python, "-c", "from infra.peers.spark_query import main; main()"]]
 
-    def _measure_ours(self) -> tuple[str, Drain, str]:
+    def _measure_ours(self, mode: str, output: _Output) -> tuple[str, Drain]:
         plan = self._stack.plan
+        save_ticket(plan.layout, JobTicket(JOB_NAME, "infra.scoring_job:resume", arguments=(json.dumps({"execution_mode": mode}),)))
         started_s = time.time()
         job = scoring_job.ensure_running(plan, self._say)
         first_read_s = _running_since(plan.addresses.flink_rest_url, job.job_id or "")
         workers = [record.pid for name, record in load_records(plan.layout).items() if name.startswith(("job", "task")) and record.pid]
-        end, usages = self._watch(workers, ledger.DECISIONS, lambda: True)
+        end, usages = self._watch(workers, output, lambda: True)
         scoring_job.stop(plan, with_savepoint=False)
-        return end, Drain(started_s, first_read_s, [], *usages), ledger.DECISIONS
+        return end, Drain(started_s, first_read_s, [], *usages)
 
-    def _watch(self, pids: Sequence[int], topic: str, is_running: Callable[[], bool]) -> tuple[str, tuple[Usage, Usage]]:
+    def _watch(self, pids: Sequence[int], output: _Output, is_running: Callable[[], bool]) -> tuple[str, tuple[Usage, Usage]]:
         """Watch a program work; returns how it ended, what it took, and what took neither it nor the stack."""
         usage, foreign = Usage(), Usage()
         records = load_records(self._stack.layout).values()
@@ -316,8 +354,8 @@ class Bench:
 
         end = wait_until_drained(
             self._events,
-            lambda: output_size(self._bootstrap, topic),
-            lambda: sum(1 for _ in ledger.read_to_end(self._bootstrap, (topic,))),
+            output.size,
+            lambda: sum(1 for _ in output.records()),
             sample,
             is_running,
             timeout_s=_TIMEOUT_S,
