@@ -54,7 +54,7 @@ def register(commands: Commands) -> None:
         type=int,
         default=20_000,
         metavar="N",
-        help="to compare with PyFlink's process mode; 0 leaves it out (default 20000)",
+        help="to compare with PyFlink's process mode, 0 for none (default 20000)",
     )
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")

@@ -160,7 +160,8 @@ class _Output:
 
     def size(self) -> int:
         """Records, and markers of transactions."""
-        return output_size(self._bootstrap, self.topic) - sum(place.offset for place in self._start)
+        before: int = sum(place.offset for place in self._start)
+        return output_size(self._bootstrap, self.topic) - before
 
     def records(self) -> Iterator[Message]:
         """The committed records."""
