@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -33,6 +32,7 @@ Say = Callable[[str], None]
 _GONE_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 15.0
 _POLL_S = 0.2
+_FAILURES = (Unavailable, Denied, OSError)  # what starting and stopping a job ends with when it goes wrong
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
     """
     plan = stack.plan
     check_parallelism(parallelism, plan.settings.shards)
+    scoring_job.check_shards(scoring_job.submitted_settings(plan), plan.settings.shards)
     stack.require_supervisor()
     _require_the_same_code(plan)
     with alone(plan.layout), _told_when_interrupted(say):
@@ -84,7 +85,7 @@ def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
         savepoint = _stop(stack, ticket, say)
         try:
             state = _start(stack, replace(ticket, job_ids=(), restore_from=savepoint, parallelism=parallelism), say)
-        except (Unavailable, OSError) as error:
+        except _FAILURES as error:
             _go_back(stack, before, f"it does not run with parallelism {parallelism} ({error})", say)
         down_s = time.monotonic() - began
         append_event(plan.layout, JOB_NAME, "rescaled", f"from {before} to {parallelism} subtasks, {down_s:.1f} s, {savepoint}")
@@ -117,7 +118,7 @@ def upgrade(stack: Stack, say: Say) -> Upgraded:
         try:
             _restart_taskmanagers(stack, f"code {after}", say)
             state = _start(stack, ticket, say)
-        except (Unavailable, OSError) as error:
+        except _FAILURES as error:
             _give_up_upgrade(stack, f"the job does not run with the code of {after} ({error})", before, snapshot, say)
         down_s = time.monotonic() - began
         append_event(plan.layout, JOB_NAME, "upgraded", f"from {before} to {after}, {down_s:.1f} s, {snapshot}")
@@ -145,12 +146,11 @@ def _require_the_same_code(plan: Plan) -> None:
 
 def _check_state(plan: Plan, ticket: JobTicket) -> None:
     """Raise ``Denied`` when the job of this checkout would leave some of the running job's state behind, or cannot be laid out at all."""
-    module = import_module(ticket.resume.split(":")[0])
     with tempfile.TemporaryDirectory(dir=plan.layout.run) as folder:
         if not _copy_newest_metadata(plan, ticket, Path(folder)):
             return  # nothing to take over yet
         try:
-            problems = module.preflight(plan, ticket, Path(folder))
+            problems = scoring_job.preflight(plan, ticket, Path(folder))
         except Unavailable as error:
             raise Denied(f"the job of this checkout cannot be laid out: {error}. Nothing was stopped") from error
     if problems:
@@ -186,7 +186,7 @@ def _give_up_upgrade(stack: Stack, reason: str, before: str, snapshot: str | Non
         kept = _end(stack.plan)
         save_ticket(stack.layout, replace(_ticket(stack.plan), job_ids=(), restore_from=kept, stopped=True))
         _restart_taskmanagers(stack, "nothing of the refused code may stay", say)
-    except (Unavailable, OSError) as error:
+    except _FAILURES as error:
         raise Unavailable(JOB_NAME, f"{reason}, and it could not be stopped ({error}). Its state is kept in {snapshot} or newer") from error
     raise Unavailable(
         JOB_NAME,
@@ -225,7 +225,7 @@ def _stop(stack: Stack, ticket: JobTicket, say: Say) -> str:
     """Stop the job with a savepoint; when that fails, ``ticket`` is in force again and the job has gone on or comes back."""
     try:
         savepoint = scoring_job.stop_with_savepoint(stack.plan)
-    except (Unavailable, OSError) as error:
+    except _FAILURES as error:
         save_ticket(stack.layout, ticket)
         raise Unavailable(JOB_NAME, f"it could not be stopped with a savepoint and goes on as before: {error}") from error
     say(f"stopped with {savepoint}")
@@ -248,7 +248,7 @@ def _go_back(stack: Stack, parallelism: int, reason: str, say: Say) -> None:
         newest = _end(stack.plan)
         ticket = _ticket(stack.plan)
         _start(stack, replace(ticket, job_ids=(), restore_from=newest, parallelism=parallelism), say)
-    except (Unavailable, OSError) as error:
+    except _FAILURES as error:
         raise Unavailable(
             JOB_NAME,
             f"{reason}, and as before it does not run either ({error}). Nothing is lost: it will start from {newest or 'its savepoint'}. "

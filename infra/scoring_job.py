@@ -49,7 +49,6 @@ __all__ = [
     "JobState",
     "as_asked",
     "cancel",
-    "check_against",
     "check_shards",
     "code_version",
     "ensure_running",
@@ -212,6 +211,20 @@ def check_shards(submitted: Mapping[str, Any], shards: int) -> None:
         )
 
 
+def submitted_settings(plan: Plan) -> dict[str, Any]:
+    """What the job was last submitted with, as its code wrote it down; empty when it never was."""
+    return read_json(_settings_file(plan, JOB_NAME)) or {}
+
+
+def preflight(plan: Plan, ticket: JobTicket, snapshot: Path) -> list[str]:
+    """What of a snapshot's state the job of this checkout would not take over; raises Unavailable when it cannot even be laid out."""
+    file = plan.layout.jobs / f"{JOB_NAME}.check"
+    write_atomically(file, settings_of(plan, parallelism=ticket.parallelism).model_dump_json())
+    log = plan.layout.log_file(f"{JOB_NAME}-check")
+    problems: list[str] = json.loads(_last_line_of([str(plan.python), "-m", "flink_jobs.score", str(file), str(snapshot)], plan, log))
+    return problems
+
+
 def submit(plan: Plan, name: str, module: str, settings: str, *arguments: str) -> str:
     """Submit a job by its module and settings (JSON) and return its id; raises Unavailable with the client's last words.
 
@@ -222,23 +235,9 @@ def submit(plan: Plan, name: str, module: str, settings: str, *arguments: str) -
     return _last_line_of([str(plan.python), "-m", module, str(file), *arguments], plan, plan.layout.log_file(f"{name}-submit"))
 
 
-def submitted_settings(plan: Plan) -> dict[str, Any]:
-    """What the job was last submitted with, as its code wrote it down; empty when it never was."""
-    return read_json(_settings_file(plan, JOB_NAME)) or {}
-
-
-def preflight(plan: Plan, ticket: JobTicket, snapshot: Path) -> list[str]:
-    """What of a snapshot's state the job of this checkout would not take over; raises Unavailable when it cannot even be laid out."""
-    return check_against(plan, snapshot, ["-m", "flink_jobs.score"], settings_of(plan, parallelism=ticket.parallelism).model_dump_json())
-
-
-def check_against(plan: Plan, snapshot: Path, client: list[str], settings: str) -> list[str]:
-    """Run the submitter ``client`` of a job (arguments of Python) in its mode that only compares; see ``flink_jobs.score``."""
-    file = plan.layout.jobs / f"{JOB_NAME}.check"
-    file.write_text(settings)
-    log = plan.layout.log_file(f"{JOB_NAME}-check")
-    problems: list[str] = json.loads(_last_line_of([str(plan.python), *client, str(file), str(snapshot)], plan, log))
-    return problems
+def _settings_file(plan: Plan, name: str) -> Path:
+    """What the job was last submitted with."""
+    return plan.layout.jobs / f"{name}.settings"
 
 
 def _last_line_of(command: list[str], plan: Plan, log: Path) -> str:
@@ -247,11 +246,6 @@ def _last_line_of(command: list[str], plan: Plan, log: Path) -> str:
         log.write_text(out + err)
         raise Unavailable("flink", f"the job was not accepted: {_reason(err)} (see {log})")
     return out.strip().splitlines()[-1]
-
-
-def _settings_file(plan: Plan, name: str) -> Path:
-    """What the job was last submitted with."""
-    return plan.layout.jobs / f"{name}.settings"
 
 
 def _reason(err: str) -> str:
