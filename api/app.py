@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import InvalidRules
 from serving.blacklist import Blacklist
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.registry import HttpRegistry, register_all
@@ -108,7 +108,7 @@ async def open_scoring(settings: ApiSettings, metrics: ApiMetrics) -> AsyncItera
             codec=codec,
             publisher=publisher,
             metrics=metrics,
-            now_ms=_now_ms,
+            now_ms=now_ms,
         )
     )
     breakers = [answers.redis_breaker, *sides.breakers.values()]
@@ -151,7 +151,3 @@ def _default_rules() -> str | None:
     except InvalidRules as error:
         _log.error("rules_refused", reason=str(error))
         return None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

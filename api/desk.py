@@ -5,7 +5,6 @@ Nothing here is needed to score, so nothing here is asked for at the start: a br
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from api.settings import ApiSettings
 from api.tracing import HEADER, continued
 from fraud.errors import Denied, Unavailable
 from serving.change_log import Actor, ChangeLog
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.decision_index import find_in_ledger, look_command
 from serving.erasure import Eraser
@@ -85,7 +85,7 @@ def actor_of(caller: Caller, request: Request) -> Actor:
 async def open_desk(settings: ApiSettings, codec: Codec) -> AsyncIterator[Desk]:
     """Prepare the desk; connects to nothing yet."""
     redis_url = settings.redis_url.get_secret_value()
-    log = ChangeLog(settings.bootstrap_servers, codec, lambda: time.time_ns() // 1_000_000)
+    log = ChangeLog(settings.bootstrap_servers, codec, now_ms)
     link, store = RedisLink(redis_url, _REDIS_TIMEOUT_S), OnlineStore(redis_url, timeout_s=_REDIS_TIMEOUT_S)
     desk = Desk(
         settings,

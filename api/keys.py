@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from api.identity import Caller, Role, Unauthenticated
+from serving.clock import now_ms
 
 __all__ = ["ApiKey", "ApiKeys", "KeyFile"]
 
@@ -72,7 +73,7 @@ class KeyFile:
     def create(self, tenant_id: str, subject: str, role: Role, *, must_sign: bool = False) -> tuple[ApiKey, str]:
         """Add a key; returns it and the text that its owner gets, which is nowhere else."""
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
-        key = ApiKey(key_id, sha256(secret.encode()).hexdigest(), tenant_id, subject, role, time.time_ns() // 1_000_000, must_sign)
+        key = ApiKey(key_id, sha256(secret.encode()).hexdigest(), tenant_id, subject, role, now_ms(), must_sign)
         with self._change() as content:
             content.keys[key_id] = key
             self._write(content)
@@ -84,7 +85,7 @@ class KeyFile:
             key = content.keys.get(key_id)
             if key is None:
                 return False
-            content.keys[key_id] = replace(key, revoked_ms=key.revoked_ms or time.time_ns() // 1_000_000)
+            content.keys[key_id] = replace(key, revoked_ms=key.revoked_ms or now_ms())
             self._write(content)
         return True
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.breakers import Breaker, BreakerState
 from api.publisher import KafkaPublisher
+from fraud.decide import Outcome
 from serving.metrics import metric
 from serving.records import Decision
 
@@ -21,6 +22,7 @@ __all__ = ["ApiMetrics", "HttpMetrics", "Watched"]
 
 _KINDS: dict[str, type[Counter | Gauge | Histogram]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 _UNROUTED = "none"
+_SCORING = ("POST", "/v1/score")
 
 
 def _make(name: str, registry: CollectorRegistry) -> Any:
@@ -45,6 +47,19 @@ class ApiMetrics:
         self._durations = _make("http_request_duration_seconds", self.registry)
         self._requests = _make("http_requests_total", self.registry)
         self._errors = _make("http_errors_total", self.registry)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """Series that are known beforehand exist from the start: a rate over one that appears with its first error misses that error."""
+        for outcome in Outcome:
+            self._decisions.labels(outcome.name.lower())
+        for reason in ("model_down", "rules_down", "store_down", "kafka_down"):
+            self._degraded.labels(reason)
+        for kind in ("rules", "models"):
+            self._refused.labels(kind)
+        self._durations.labels(*_SCORING)
+        self._requests.labels(*_SCORING, "200")
+        self._errors.labels(*_SCORING, "500")
 
     def features(self, seconds: float) -> None:
         """States were read and every feature evaluated."""

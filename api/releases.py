@@ -17,7 +17,7 @@ from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from serving import ledger, model_files
 from serving.codec import Codec
-from serving.model import Model, ModelRefused
+from serving.model import Model, ModelRefused, load_model
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["ReleaseFollower", "Releases"]
@@ -47,9 +47,11 @@ class Releases:
     def __init__(
         self, codec: Codec, models_dir: Path, default_rules: str | None, *, on_refused: Callable[[str], None] = lambda _topic: None
     ) -> None:
+        self._models_dir = models_dir
         self._rules = VersionedRules(codec, default_rules)
         self._models = VersionedModels(codec, models_dir, _production(models_dir))
         self._on_refused = on_refused
+        self._refused: set[str] = set()
         self.rules: RuleSet | None = self._rules.of(_EVERYTHING, _nothing_kept)
         self.model: Model | None = self._default_model()
 
@@ -66,12 +68,27 @@ class Releases:
             _log.error("release_refused", topic=topic)
         return adopted
 
+    def look_for_model(self) -> None:
+        """Without a model, take the one that has been put in production since: a fresh installation trains while we run."""
+        if self.model is not None:
+            return
+        sha256 = _production(self._models_dir)
+        if sha256 is not None and sha256 not in self._refused:
+            try:
+                self.model = load_model(self._models_dir, sha256)
+            except ModelRefused as refusal:
+                self._refused.add(sha256)
+                self._refuse("models", refusal)
+
+    def _refuse(self, topic: str, refusal: ModelRefused) -> None:
+        self._on_refused(topic)
+        _log.error("model_refused", reason=refusal.detail)
+
     def _default_model(self) -> Model | None:
         try:
             return self._models.of(_EVERYTHING, _nothing_kept)
         except ModelRefused as refusal:
-            self._on_refused("models")
-            _log.error("model_refused", reason=refusal.detail)
+            self._refuse("models", refusal)
             return None
 
 
@@ -109,6 +126,7 @@ class ReleaseFollower:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._releases.look_for_model()
             try:
                 self._follow()
             except Unavailable:
@@ -122,7 +140,9 @@ class ReleaseFollower:
             unread = {(place.topic, place.partition) for place in places}
             while not self._stopping.is_set():
                 message = reader.poll(_POLL_S)
-                if message is not None:
+                if message is None:
+                    self._releases.look_for_model()
+                else:
                     self._take(message, unread)
                     self.is_current = not unread
         finally:

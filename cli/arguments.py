@@ -18,6 +18,7 @@ __all__ = [
     "Handler",
     "add_command",
     "add_group",
+    "count",
     "existing_file",
     "rate",
     "split_after",
@@ -53,6 +54,17 @@ def existing_file(text: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path
+
+
+def count(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
 
 
 def rate(text: str) -> float:

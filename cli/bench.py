@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, rate
@@ -18,6 +17,10 @@ __all__ = ["is_right", "register"]
 _STREAM = """\
 Find the rate that the running job holds, and the latency of its two lanes at fixed rates: open-loop load from this process, counted
 from when each event was due.  Starts what is not running.
+"""
+_FEATURES = """\
+What one event costs the parts that stream and request share (kernel, state encoding, Avro, model, rules), each alone in this process.
+Needs a model (the first `up` trains one), and nothing that runs.
 """
 _API = """\
 Find the rate that one API process holds, and the latency at 300 decisions/s: open-loop load from this process, counted from when each
@@ -44,6 +47,8 @@ def register(commands: Commands) -> None:
     stream.add_argument("--rates", default="500,1000", metavar="LIST", help="events/s to measure the latency at (default 500,1000)")
     stream.add_argument("--seconds", type=rate, default=30.0, help="length of each load (default 30)")
     stream.add_argument("--backlog", type=int, default=60_000, metavar="N", help="events sent at once (default 60000)")
+    features = add_command(bench, "features", _features, "cost an event of kernel, inference, Avro and states", description=_FEATURES)
+    features.add_argument("--events", type=int, default=20_000, metavar="N", help="transactions to measure over (default 20000)")
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
     peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard")
@@ -58,6 +63,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up, codec_of  # noqa: PLC0415 - help works without any package
     from infra.bench_stream import BenchOptions, run_bench  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     try:
         rates = [float(text) for text in arguments.rates.split(",")]
@@ -71,7 +77,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     stack = Stack()
     bring_up(stack, say)
     options = BenchOptions(rates, arguments.seconds, arguments.backlog)
-    result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=time.time_ns() // 1_000_000, say=say)
+    result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=now_ms(), say=say)
     report(result, as_json=arguments.json, people=lambda: _print_stream(result))
     return GOOD if result["sustained_events_per_s"] else FINDING
 
@@ -83,15 +89,50 @@ def _print_stream(result: dict[str, Any]) -> None:
     print_table(("events/s", "lane", *(f"{place} ms" for place in places)), rows)
 
 
+def _features(arguments: argparse.Namespace) -> int:
+    from infra import bench_features  # noqa: PLC0415 - help works without any package
+    from infra.application import enricher_of  # noqa: PLC0415
+    from infra.first_model import ensure_model  # noqa: PLC0415
+    from infra.scoring_job import models_dir  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
+    from serving.model import load_model  # noqa: PLC0415
+
+    if arguments.events < 1_000:
+        print_error("--events is at least 1000")
+        return MISUSE
+    say = stopwatch()
+    stack = Stack()
+    folder = models_dir(stack.plan.layout)
+    enricher = enricher_of(stack)
+    model = load_model(folder, ensure_model(folder, lambda: enricher, say))
+    start_ms = now_ms() - 86_400_000
+    result = bench_features.run(model, enricher, events=arguments.events, start_ms=start_ms, say=say)
+    report(result, as_json=arguments.json, people=lambda: _print_features(result))
+    return GOOD
+
+
+def _print_features(result: dict[str, Any]) -> None:
+    parts = {"": result, "state": result["state"], "avro": result["avro"], "inference": result["inference"]}
+    rows = [
+        (part, name.replace("_us", "").replace("_", " "), value)
+        for part, measured in parts.items()
+        for name, value in measured.items()
+        if "_us" in name
+    ]
+    print_table(("part", "CPU us", ""), rows)
+
+
 def _api(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up  # noqa: PLC0415 - help works without any package
     from infra.bench_api import PROMISED_P99_MS, PROMISED_RATE, ApiBenchOptions, run_bench  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     say = stopwatch()
     stack = Stack()
     bring_up(stack, say)
-    result = run_bench(stack.plan, ApiBenchOptions(arguments.seconds), now_ms=time.time_ns() // 1_000_000, say=say)
+    result = run_bench(stack.plan, ApiBenchOptions(arguments.seconds), now_ms=now_ms(), say=say)
     report(result, as_json=arguments.json, people=lambda: _print_api(result))
     kept = (result["decisions_per_s_per_core"] or 0) >= PROMISED_RATE and (result["p99_ms"] or 1e9) < PROMISED_P99_MS
     return GOOD if kept else FINDING

@@ -7,7 +7,7 @@ import getpass
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cli.arguments import FINDING, GOOD, add_command, add_group, existing_file
+from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing_file
 from cli.output import print_error, print_lines, print_table, report, stopwatch
 
 if TYPE_CHECKING:
@@ -21,15 +21,36 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+_RESCALE = """\
+Stop the scoring job with a savepoint and go on from it in N subtasks, with one TaskManager each; TaskManagers are started and
+stopped to match.  Nothing is lost or repeated.  The choice is kept with the job's state: a later `up`, or `down` and `up`, comes back
+with N, whatever FRAUDGUARD_TASKMANAGERS says.  If anything fails, the job goes on as before, and the message says so.
+"""
+
+
+_UPGRADE = """\
+Stop the scoring job with a savepoint, restart the TaskManagers, which keep the Python modules that they have once loaded, and go on
+with the code of this checkout.  Before anything is stopped the new job is laid out and compared with the running job's state: one that
+would leave some of it behind, or reads another format, is refused.  If the new job does not run, it is stopped with its state kept,
+and the message says what failed and how to go on.
+"""
+
+
 def register(commands: Commands) -> None:
     """Add the commands."""
-    job = add_group(commands, "job", "the Flink jobs: state, savepoint, stop, start")
+    job = add_group(commands, "job", "the Flink jobs: state, savepoint, stop, start, rescale, upgrade")
     status = add_command(job, "status", _job_status, "state of the job and its tasks (exit status 1 unless all run)")
     save = add_command(job, "savepoint", _job_savepoint, "write a savepoint while the job goes on")
     stop = add_command(job, "stop", _job_stop, "stop the job with a savepoint, from which `job start` continues")
     stop.add_argument("--discard", action="store_true", help="without a savepoint: the next start begins with empty state")
     start = add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
     start.add_argument("--window-s", type=int, metavar="N", help="of a first start of patterns: length of its windows (default 300)")
+    rescale = add_command(job, "rescale", _job_rescale, "run the scoring job in N subtasks, from a savepoint", description=_RESCALE)
+    rescale.add_argument("parallelism", type=count, metavar="N", help="1 up to the number of shards")
+    add_command(job, "upgrade", _job_upgrade, "run the scoring job with the code of this checkout, from a savepoint", description=_UPGRADE)
+    start.add_argument(
+        "--accept-refused", action="store_true", help="score: do not stop however many records are refused, until the next start"
+    )
     for parser in (status, save, stop, start):
         parser.add_argument("job", nargs="?", choices=("score", "patterns"), default="score", help="which one (default score)")
 
@@ -76,11 +97,15 @@ def _job_name(arguments: argparse.Namespace) -> str:
 
 
 def _job_status(arguments: argparse.Namespace) -> int:
-    from infra.scoring_job import state_of  # noqa: PLC0415
+    from infra.scoring_job import newest_failure, state_of  # noqa: PLC0415
 
-    state = state_of(_stack().plan, _job_name(arguments))
-    report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id or ''}  {state.tasks}"]))
-    return GOOD if state.state == "RUNNING" and set(state.tasks) <= {"RUNNING", "FINISHED"} else FINDING
+    plan = _stack().plan
+    state = state_of(plan, _job_name(arguments))
+    good = state.state == "RUNNING" and set(state.tasks) <= {"RUNNING", "FINISHED"}
+    failure = "" if good else newest_failure(plan, state)
+    lines = [f"{state.state}  {state.job_id or ''}  {state.tasks}", *([f"last failure: {failure}"] if failure else [])]
+    report({**asdict(state), "failure": failure or None}, as_json=arguments.json, people=lambda: print_lines(lines))
+    return GOOD if good else FINDING
 
 
 def _job_savepoint(arguments: argparse.Namespace) -> int:
@@ -106,8 +131,30 @@ def _job_start(arguments: argparse.Namespace) -> int:
     if arguments.job == "patterns":
         state = pattern_job.ensure_running(_stack(), stopwatch(), window_s=arguments.window_s)
     else:
-        state = scoring_job.ensure_running(_stack().plan, stopwatch())
+        state = scoring_job.ensure_running(_stack().plan, stopwatch(), accept_refused=arguments.accept_refused)
     report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
+    return GOOD
+
+
+def _job_rescale(arguments: argparse.Namespace) -> int:
+    from infra.job_change import rescale  # noqa: PLC0415
+
+    done = rescale(_stack(), arguments.parallelism, stopwatch())
+    what = (
+        f"it runs in {done.after} subtasks already"
+        if done.savepoint is None
+        else f"{done.before} to {done.after} subtasks, {done.down_s:.1f} s without a job, from {done.savepoint}"
+    )
+    report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
+    return GOOD
+
+
+def _job_upgrade(arguments: argparse.Namespace) -> int:
+    from infra.job_change import upgrade  # noqa: PLC0415
+
+    done = upgrade(_stack(), stopwatch())
+    what = f"code {done.before} to {done.after}, {done.down_s:.1f} s without a job, from {done.snapshot}"
+    report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
     return GOOD
 
 
@@ -246,18 +293,17 @@ def _model_list(arguments: argparse.Namespace) -> int:
 
 
 def _model_train(arguments: argparse.Namespace) -> int:
-    import time  # noqa: PLC0415
-
     from infra.application import enricher_of  # noqa: PLC0415
     from infra.first_model import train_first_model  # noqa: PLC0415
     from infra.scoring_job import models_dir  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     stack = _stack()
     done = train_first_model(
         models_dir(stack.layout),
         enricher_of(stack),
         say=stopwatch(),
-        start_ms=time.time_ns() // 1_000_000,
+        start_ms=now_ms(),
         rows=arguments.rows,
         seed=arguments.seed,
     )

@@ -95,7 +95,7 @@ def _print_status(status: StackStatus, events: int) -> None:
         print_lines(["", "the supervisor does not run, so nothing is restarted: ./fraudguard up brings it back"])
     if status.jobs:
         print_lines([""])
-        print_table(("job", "state", "id"), [(job.name, job.state, job.job_id) for job in status.jobs])
+        print_table(("job", "state", "id", ""), [(job.name, job.state, job.job_id, job.detail) for job in status.jobs])
     if status.events and events > 0:
         shown = [(event.time, event.component, event.event, event.detail) for event in status.events[-events:]]
         print_lines([""])

@@ -78,7 +78,7 @@ class _Live:
         self._before = (0, 0.0)
 
     def show(self, run: Run) -> None:
-        from infra.replay import percentiles_ms  # noqa: PLC0415
+        from infra.percentiles import percentiles_ms  # noqa: PLC0415
 
         if run.seconds < self._next_s:
             return
@@ -155,10 +155,11 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from generator.generate import generate, summary  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
 
     began = time.perf_counter()
     length_ms = round(arguments.days * _DAY_MS)
-    start_ms = time.time_ns() // 1_000_000 - length_ms
+    start_ms = now_ms() - length_ms
     frame = generate(arguments.rows, seed=arguments.seed, start_ms=start_ms, duration_ms=length_ms, fraud_rate=arguments.fraud_rate)
     seconds = time.perf_counter() - began
     if arguments.out.suffix == ".csv":

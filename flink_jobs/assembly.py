@@ -16,13 +16,15 @@ from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
+from flink_jobs.refusals import DEFAULT_LIMITS, RefusalLimits
 from fraud.catalogue import CATALOGUE
-from fraud.events import KINDS, Transaction, entity_ids
 from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.online_feed import OnlineFeed
+from serving.online_healing import Healing
 from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
@@ -32,6 +34,8 @@ from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
+
+COPIED_MAPS = ("cards", "entities")  # of the first and of the second operator: the online store holds a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +59,22 @@ class CoreSettings:
     out_of_orderness_ms: int = 60_000
     idle_ms: int = 30_000
     cache_entries: int = 50_000
-
-
-def now_ms() -> int:
-    """Wall clock, ms UTC."""
-    return time.time_ns() // 1_000_000
+    refusals: RefusalLimits | None = DEFAULT_LIMITS  # None: the dead letters take whatever comes
 
 
 def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
     """Core of the first operator."""
-    evaluator = Evaluator()
     return Ingest(
         _codec(settings),
         Validator(),
         _enricher(settings),
-        _logs(settings, evaluator, metrics),
-        evaluator,
+        _logs(settings, Evaluator(), metrics, "cards"),
+        CATALOGUE,
         _shared_handover(),
         shards=settings.shards,
         out_of_orderness_ms=settings.out_of_orderness_ms,
         idle_ms=settings.idle_ms,
+        refusals=settings.refusals,
         now_ms=now_ms,
         metrics=metrics,
     )
@@ -83,12 +83,13 @@ def build_ingest(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
 def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
     """Core of the second operator."""
     evaluator = Evaluator()
-    return Observe(_logs(settings, evaluator, metrics), evaluator)
+    return Observe(_logs(settings, evaluator, metrics, "entities"), evaluator)
 
 
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
     codec = _codec(settings)
+    blacklist = Blacklist(settings.redis_url)
     return Infer(
         codec,
         Scorer("stream", settings.code_version),
@@ -96,7 +97,7 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
         VersionedModels(codec, Path(settings.models_dir), settings.default_model),
         CATALOGUE,
         _shared_handover(),
-        blacklisted=_Blacklisted(settings.redis_url),
+        blacklisted=lambda transactions: blacklist.lists_of(transactions, time.monotonic()),
         now_ms=now_ms,
         metrics=metrics,
     )
@@ -106,13 +107,15 @@ def _codec(settings: CoreSettings) -> Codec:
     return Codec(settings.schema_ids, HttpRegistry(settings.registry_url).schema_by_id)
 
 
-def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics) -> EntityLogs:
+def _logs(settings: CoreSettings, evaluator: Evaluator, metrics: StreamMetrics, name: str) -> EntityLogs:
     store = OnlineStore(settings.redis_url, timeout_s=0.25)
 
     def report(writer: BufferedWriter) -> None:
         metrics.online_store(writer.written, writer.refused, writer.dropped, writer.failed_flushes, writer.waiting)
+        metrics.healing(writer.put_again_rows, healing.begun, healing.unhealed)
 
-    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report)
+    healing = Healing(store, name, len(COPIED_MAPS) * settings.shards)
+    feed = OnlineFeed(BufferedWriter(store, started_ms=now_ms()), report=report, healing=healing)
     return EntityLogs(evaluator, feed, settings.cache_entries)
 
 
@@ -131,17 +134,3 @@ def _shared_enricher(key_file: str, city_db: str | None, asn_db: str | None) -> 
     """One a process: its country data takes 50 MB."""
     databases = [Path(path) if path else None for path in (city_db, asn_db)]
     return Enricher(Path(key_file).read_bytes(), *databases)
-
-
-class _Blacklisted:
-    """Names of the lists that a transaction is on, as of the last refresh."""
-
-    def __init__(self, redis_url: str) -> None:
-        self._blacklist = Blacklist(redis_url)
-        self._tenants: set[str] = set()
-
-    def __call__(self, tx: Transaction) -> list[str]:
-        self._tenants.add(tx.tenant_id)
-        self._blacklist.refresh(self._tenants, time.monotonic())
-        ids = entity_ids(tx)
-        return [kind for kind, entity in zip(KINDS, ids, strict=True) if self._blacklist.contains(tx.tenant_id, kind, entity)]

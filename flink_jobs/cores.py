@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 __all__ = ["ByteMap", "OutRow", "Part", "Record"]
@@ -16,6 +16,9 @@ class ByteMap(Protocol):
     def put_all(self, entries: Mapping[str, bytes]) -> None: ...
     def remove(self, key: str) -> None: ...
     def items(self) -> Iterable[tuple[str, bytes]]: ...
+    def scan(self) -> Iterator[tuple[str, bytes]]:
+        """Like ``items``, read as it goes: the iterator stays with its shard, and may see or miss what is written meanwhile."""
+        ...
 
 
 class Record(NamedTuple):

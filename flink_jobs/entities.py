@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap
-from fraud.events import KINDS, Kind
+from flink_jobs.reemit import IDLE_MS, Reemission, map_key
+from fraud.events import Kind
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, encode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator
@@ -36,6 +37,7 @@ class EntityLogs:
     def __init__(self, evaluator: Evaluator, feed: OnlineFeed | None, cache_entries: int) -> None:
         self._evaluator = evaluator
         self._feed = feed
+        self._reemission = None if feed is None else Reemission(feed)
         self._cache_entries = cache_entries
         self._cache: OrderedDict[Key, NDArray[np.int64]] = OrderedDict()
         self._changed: dict[Key, NDArray[np.int64]] = {}
@@ -61,13 +63,22 @@ class EntityLogs:
         """
         entries: dict[str, bytes] = others
         for (kind, key), state in self._changed.items():
-            data = entries[_map_key(kind, key)] = encode_state(state, kind)
+            data = entries[map_key(kind, key)] = encode_state(state, kind)
             if self._feed is not None:
                 self._feed.put(kind, key, data, state_seq(state), state_time_ms(state))
         if entries:
             states.put_all(entries)
         self._changed.clear()
         self._evict()
+
+    def own(self, shards: list[int]) -> None:
+        """These shards' states go through this instance to the online store."""
+        if self._feed is not None:
+            self._feed.own(shards)
+
+    def heal(self, shard: int, states: ByteMap) -> int:
+        """Give the online store a little of what it lost of a shard; returns in how many ms the next turn is due."""
+        return IDLE_MS if self._reemission is None else self._reemission.turn(shard, states)
 
     def close(self) -> None:
         """Let the online store have what it does not have yet."""
@@ -78,7 +89,7 @@ class EntityLogs:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
-        data = states.get(_map_key(kind, key))
+        data = states.get(map_key(kind, key))
         return empty_state() if data is None else decode_state(data, kind)
 
     def _keep(self, key: Key, state: NDArray[np.int64]) -> int:
@@ -90,10 +101,6 @@ class EntityLogs:
     def _evict(self) -> None:
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
-
-
-def _map_key(kind: int, key: str) -> str:
-    return f"{KINDS[kind]}|{key}"
 
 
 def observed_kinds(ids: Iterable[str | None]) -> list[tuple[Kind, str]]:

@@ -11,7 +11,7 @@ a restore scores with what was in force at the checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +54,7 @@ class Infer:
         models: models by SHA-256, loaded once.
         catalogue: layout of the vector.
         handover: from an ``ingest`` of the same process.
-        blacklisted: names of the lists that a transaction is on.
+        blacklisted: names of the lists that each of some transactions is on.
         now_ms: wall clock, for how long a decision took; no decision depends on it.
         metrics: what was decided.
     """
@@ -68,7 +68,7 @@ class Infer:
         catalogue: Catalogue,
         handover: Handover,
         *,
-        blacklisted: Callable[[Transaction], list[str]],
+        blacklisted: Callable[[Sequence[Transaction]], Sequence[Sequence[str]]],
         now_ms: Callable[[], int],
         metrics: StreamMetrics,
     ) -> None:
@@ -167,7 +167,7 @@ class Infer:
                 features=matrix[positions],
                 late=[items[position].late for position in positions],
                 entities=[_positions(tx, seqs[position]) for tx, position in zip(transactions, positions, strict=True)],
-                blacklisted=[self._blacklisted(tx) for tx in transactions],
+                blacklisted=self._blacklisted(transactions),
             ),
             rules,
             model,

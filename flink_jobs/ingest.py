@@ -9,6 +9,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +20,12 @@ from flink_jobs.entities import EntityLogs, observed_kinds
 from flink_jobs.handover import Handover
 from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
 from flink_jobs.progress import Progress
+from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
-from fraud.catalogue import EVENT_FEATURES
+from fraud.catalogue import EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key, hash64
-from fraud.vector import Evaluator, event_row
+from fraud.vector import all_event_features, event_words
 from serving.codec import MAX_VALUE_BYTES, Codec
 from serving.dead_letters import storable_transaction
 from serving.enrich import Enricher
@@ -34,21 +37,40 @@ from serving.validate import Validator
 __all__ = ["Ingest", "shard_of"]
 
 MAPS = ("cards",)
-_PROGRESS = "progress"  # beside the cards in their map: one write a batch
+_CARD = int(Kind.CARD)  # compiled code takes 30 us to find out what a member of an enumeration is
+_PROGRESS, _REFUSALS = "progress", "refusals"  # beside the cards in their map: one write a batch
 
 
+@lru_cache(maxsize=1 << 16)  # entities come again
 def shard_of(kind: int, key: str, shards: int) -> int:
     """Shard that owns an entity other than a card."""
     return zlib.crc32(f"{KINDS[kind]}|{key}".encode()) % shards
 
 
-@dataclass(slots=True)
-class _Observation:
+class _Observation(NamedTuple):
     item: int
     kind: Kind
     key: str
     row: int
     is_label: bool
+
+
+class _Accepted(NamedTuple):
+    """A transaction that may be scored, its encoding without the raw address, and what stands in its event row."""
+
+    tx: Transaction
+    body: bytes
+    words: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is being made of the records of a batch."""
+
+    progress: Progress
+    items: list[Item]
+    observations: list[_Observation]
+    rows: list[NDArray[np.int64]]
 
 
 class Ingest:
@@ -59,11 +81,12 @@ class Ingest:
         validator: refuses what cannot be scored.
         enricher: replaces the raw address by its hash and location.
         logs: the cards' logs.
-        evaluator: for the event's own features.
+        catalogue: layout of the vector.
         handover: to an ``infer`` of the same process.
         shards: number of shards of the job.
         out_of_orderness_ms: how far behind its partition an event may come before it counts as late.
         idle_ms: silence after which a partition no longer holds back the watermark.
+        refusals: how many records may be refused before the job stops; None: any number.
         now_ms: wall clock, for the limit on events from the future.
         metrics: what came in and what was refused.
     """
@@ -74,12 +97,13 @@ class Ingest:
         validator: Validator,
         enricher: Enricher,
         logs: EntityLogs,
-        evaluator: Evaluator,
+        catalogue: Catalogue,
         handover: Handover,
         *,
         shards: int,
         out_of_orderness_ms: int,
         idle_ms: int,
+        refusals: RefusalLimits | None,
         now_ms: Callable[[], int],
         metrics: StreamMetrics,
     ) -> None:
@@ -87,18 +111,19 @@ class Ingest:
         self._validator = validator
         self._enricher = enricher
         self._logs = logs
-        self._evaluator = evaluator
         self._handover = handover
         self._shards = shards
         self._out_of_orderness_ms = out_of_orderness_ms
         self._idle_ms = idle_ms
+        self._limits = refusals
         self._now_ms = now_ms
         self._metrics = metrics
         self._log = DecisionLog()
         self._progress: dict[int, Progress] = {}
+        self._refusals: dict[int, Refusals] = {}
         # number of each shard's last batch; counted anew by every attempt of the job, see ``infer``
         self._batches: dict[int, int] = {}
-        card = evaluator.catalogue.slices[Kind.CARD]
+        card = catalogue.slices[Kind.CARD]
         self._own = len(EVENT_FEATURES)
         self._width = card.stop
 
@@ -106,81 +131,92 @@ class Ingest:
         """Release what the core holds."""
         self._logs.close()
 
+    def own(self, shards: list[int]) -> None:
+        """See ``EntityLogs.own``; called once, before anything else."""
+        self._logs.own(shards)
+
+    def heal(self, shard: int, maps: Mapping[str, ByteMap]) -> int:
+        """See ``EntityLogs.heal``."""
+        return self._logs.heal(shard, maps["cards"])
+
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
-        """Turn a batch of records into the parts that its entities' shards and ``infer`` need."""
+        """Turn a batch of records into the parts that its entities' shards and ``infer`` need; raises TooManyRefused."""
         self._metrics.batch(len(records))
         cards = maps["cards"]
-        progress = self._progress_of(shard, cards)
-        items: list[Item] = []
-        observations: list[_Observation] = []
-        rows: list[NDArray[np.int64]] = []
-        for record in records:
-            try:
-                if record.source == "labels":
-                    self._label(record, cards, items, observations, rows)
-                else:
-                    self._transaction(record, cards, progress, items, observations, rows)
-            except InvalidEvent as error:
-                self._metrics.dead_letters(record.source, error.code)
-                self._log.dead_letter(record.source, record.partition, record.offset, error.code)
-                items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, error), timestamp_ms=record.timestamp_ms))
-        self._logs.commit(cards, **{_PROGRESS: progress.pack()})
-        if not items:
+        batch = _Batch(self._progress_of(shard, cards), [], [], [])
+        # first what concerns each record alone, then, in order, what concerns the logs
+        judged = [self._judge(record) for record in records]
+        refusals = self._refusals_of(shard, cards)
+        refusals.add([one.code if isinstance(one, InvalidEvent) else None for one in judged])
+        rows, vectors = self._event_features([one for one in judged if isinstance(one, _Accepted)])
+        at = 0
+        for record, one in zip(records, judged, strict=True):
+            if isinstance(one, _Accepted):
+                self._transaction(record, one, rows[at], vectors[at], cards, batch)
+                at += 1
+            elif isinstance(one, Label):
+                self._label(record, one, cards, batch)
+            else:
+                self._metrics.dead_letters(record.source, one.code)
+                self._log.dead_letter(record.source, record.partition, record.offset, one.code)
+                batch.items.append(Item(ItemKind.DEAD_LETTER, self._dead_letter(record, one), timestamp_ms=record.timestamp_ms))
+        self._logs.commit(cards, **{_PROGRESS: batch.progress.pack(), _REFUSALS: refusals.pack()})
+        if not batch.items:
             return []
-        batch = self._batches[shard] = self._batches.get(shard, 0) + 1
-        return self._parts(shard, batch, items, observations, rows)
+        number = self._batches[shard] = self._batches.get(shard, 0) + 1
+        return self._parts(shard, number, batch)
+
+    def _judge(self, record: Record) -> _Accepted | Label | InvalidEvent:
+        try:
+            if record.source == "labels":
+                label = self._codec.decode_label(record.value)
+                self._validator.check_label(label, record.key, now_ms=self._now_ms())
+                return label
+            tx, encode_again = self._codec.read_transaction(record.value)
+            changed = self._validator.check_transaction(tx, record.key, now_ms=self._now_ms())
+            self._enricher.enrich(tx)
+            return _Accepted(tx, self._codec.encode_transaction(tx) if changed else encode_again(tx), event_words(tx))
+        except InvalidEvent as error:
+            return error
+
+    def _event_features(self, accepted: Sequence[_Accepted]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Event rows ``int64[n, EVENT_WORDS]``, and vectors ``float64[n, ...]`` as far as the card's features, which are still missing."""
+        rows = np.array([one.words for one in accepted], dtype=np.int64).reshape(len(accepted), k.EVENT_WORDS)
+        vectors = np.full((len(accepted), self._width), np.nan)
+        all_event_features(rows, vectors)
+        return rows, vectors
 
     def _transaction(
-        self,
-        record: Record,
-        cards: ByteMap,
-        progress: Progress,
-        items: list[Item],
-        observations: list[_Observation],
-        rows: list[NDArray[np.int64]],
+        self, record: Record, accepted: _Accepted, row: NDArray[np.int64], features: NDArray[np.float64], cards: ByteMap, batch: _Batch
     ) -> None:
-        tx = self._codec.decode_transaction(record.value)
-        self._validator.check_transaction(tx, record.key, now_ms=self._now_ms())
-        self._enricher.enrich(tx)
-        row = event_row(tx)
+        tx, body, words = accepted
         key = entity_key(tx.tenant_id, tx.card_id)
-        late = progress.is_late(record.partition, tx.event_time_ms, record.timestamp_ms)
-        if self._logs.knows(cards, Kind.CARD, key, int(row[k.E_TX])):
+        late = batch.progress.is_late(record.partition, tx.event_time_ms, record.timestamp_ms)
+        if self._logs.knows(cards, _CARD, key, words[k.E_TX]):
             self._metrics.transactions("duplicate")
             return
-        features = np.full(self._width, np.nan)
-        self._evaluator.event(row, features)
-        seq = self._logs.observe(cards, Kind.CARD, key, row, features[self._own :])
+        seq = self._logs.observe(cards, _CARD, key, row, features[self._own :])
         if late:
             self._metrics.late()
-        self._observe_others(tx, len(items), len(rows), observations)
-        rows.append(row)
-        body = self._codec.encode_transaction(tx)
-        items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features, tx))
+        item, at = len(batch.items), len(batch.rows)
+        batch.observations += [
+            _Observation(item, kind, entity_key(tx.tenant_id, entity), at, is_label=False)
+            for kind, entity in observed_kinds(entity_ids(tx))
+        ]
+        batch.rows.append(row)
+        batch.items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features, tx))
 
-    def _label(
-        self,
-        record: Record,
-        cards: ByteMap,
-        items: list[Item],
-        observations: list[_Observation],
-        rows: list[NDArray[np.int64]],
-    ) -> None:
-        label = self._codec.decode_label(record.value)
-        self._validator.check_label(label, record.key, now_ms=self._now_ms())
+    def _label(self, record: Record, label: Label, cards: ByteMap, batch: _Batch) -> None:
         tx_hash = hash64(f"{label.tenant_id}|{label.transaction_id}")
         row = np.zeros(k.EVENT_WORDS, dtype=np.int64)
         row[:3] = label.transaction_time_ms, tx_hash, label.is_fraud
         key = entity_key(label.tenant_id, label.card_id)
-        seq = self._logs.label(cards, Kind.CARD, key, label.transaction_time_ms, tx_hash, label.is_fraud)
-        for kind, key in labelled_entities(label):
-            observations.append(_Observation(len(items), kind, key, len(rows), is_label=True))
-        rows.append(row)
-        items.append(Item(ItemKind.LABEL, self._codec.encode_label(label), seq, timestamp_ms=record.timestamp_ms))
-
-    def _observe_others(self, tx: Transaction, item: int, row: int, observations: list[_Observation]) -> None:
-        for kind, entity in observed_kinds(entity_ids(tx)):
-            observations.append(_Observation(item, kind, entity_key(tx.tenant_id, entity), row, is_label=False))
+        seq = self._logs.label(cards, _CARD, key, label.transaction_time_ms, tx_hash, label.is_fraud)
+        batch.observations += [
+            _Observation(len(batch.items), kind, key, len(batch.rows), is_label=True) for kind, key in labelled_entities(label)
+        ]
+        batch.rows.append(row)
+        batch.items.append(Item(ItemKind.LABEL, self._codec.encode_label(label), seq, timestamp_ms=record.timestamp_ms))
 
     def _dead_letter(self, record: Record, error: InvalidEvent) -> bytes:
         letter = DeadLetter(
@@ -210,20 +246,27 @@ class Ingest:
                 progress.restore(data)
         return progress
 
-    def _parts(
-        self, home: int, batch: int, items: list[Item], observations: list[_Observation], rows: list[NDArray[np.int64]]
-    ) -> list[Part]:
-        by_shard: dict[int, list[_Observation]] = {}
-        for observation in observations:
+    def _refusals_of(self, shard: int, states: ByteMap) -> Refusals:
+        refusals = self._refusals.get(shard)
+        if refusals is None:
+            refusals = self._refusals[shard] = Refusals(self._limits, self._shards)
+            data = states.get(_REFUSALS)
+            if data is not None:
+                refusals.restore(data)
+        return refusals
+
+    def _parts(self, home: int, number: int, batch: _Batch) -> list[Part]:
+        rows, by_shard = batch.rows, dict[int, list[_Observation]]()
+        for observation in batch.observations:
             by_shard.setdefault(shard_of(observation.kind, observation.key, self._shards), []).append(observation)
         own = by_shard.pop(home, [])
         count = 1 + len(by_shard)
-        header = PartHeader(home, batch, 0, count)
-        packed = HomePart(header, items).pack()
-        self._handover.put(home, batch, packed, items)
+        header = PartHeader(home, number, 0, count)
+        packed = HomePart(header, batch.items).pack()
+        self._handover.put(home, number, packed, batch.items)
         parts = [Part(home, join_home(packed, _observation_part(header, own, rows).pack() if own else b""))]
         for index, (shard, mine) in enumerate(by_shard.items(), start=1):
-            parts.append(Part(shard, _observation_part(PartHeader(home, batch, index, count), mine, rows).pack()))
+            parts.append(Part(shard, _observation_part(PartHeader(home, number, index, count), mine, rows).pack()))
         return parts
 
 

@@ -30,6 +30,14 @@ class Observe:
         """Release what the core holds."""
         self._logs.close()
 
+    def own(self, shards: list[int]) -> None:
+        """See ``EntityLogs.own``; called once, before anything else."""
+        self._logs.own(shards)
+
+    def heal(self, shard: int, maps: Mapping[str, ByteMap]) -> int:
+        """See ``EntityLogs.heal``."""
+        return self._logs.heal(shard, maps["entities"])
+
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
         """Apply a part's events and labels to this shard's entities and answer with their features."""
         part_type, header = peek_header(payload)

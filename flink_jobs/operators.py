@@ -18,7 +18,11 @@ from pyflink.datastream.state import MapState, MapStateDescriptor, StateTtlConfi
 from flink_jobs import assembly, infer, ingest, observe
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, Part, Record
+from flink_jobs.refusals import TooManyRefused
+from flink_jobs.shards import owned_shards
+from flink_jobs.stopping import fail_for_good
 from serving import ledger, logs
+from serving.clock import now_ms
 from serving.stream_metrics import StreamMetrics, process_exporter
 
 __all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
@@ -49,7 +53,10 @@ class FlinkMap:
         self._state.remove(key)
 
     def items(self) -> Iterable[tuple[str, bytes]]:
-        return [(key, bytes(value)) for key, value in self._state.items()]
+        return list(self.scan())
+
+    def scan(self) -> Iterator[tuple[str, bytes]]:
+        return ((key, bytes(value)) for key, value in self._state.items())
 
 
 class _Shell(KeyedProcessFunction):
@@ -94,31 +101,70 @@ def _descriptor(name: str) -> MapStateDescriptor:
     return descriptor
 
 
-class IngestOperator(_Shell):
+class _CopiedShell(_Shell):
+    """A shell whose states the online store copies: each of its shards has a timer, at which the core may heal the copy.
+
+    Timers are part of the state, so a restored shard heals without waiting for traffic.
+    """
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        super().open(runtime_context)
+        self._runtime_context = runtime_context
+        self._shard_of = {key: shard for shard, key in enumerate(self._keys)}
+        self._due_ms: dict[int, int] = {}
+        # PyFlink's own getters call methods that Flink 2 has moved here
+        task = runtime_context._runtime_context.getTaskInfo()  # noqa: SLF001
+        subtask, parallelism = task.getIndexOfThisSubtask(), task.getNumberOfParallelSubtasks()
+        self._core.own(owned_shards(subtask, parallelism, len(self._keys), task.getMaxNumberOfParallelSubtasks()))
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> None:
+        shard = self._shard_of[ctx.get_current_key()]
+        # one chain of timers a shard: a restored one goes on, unless a record has come before it and begun another
+        if self._due_ms.get(shard, timestamp) == timestamp:
+            self._wake(shard, ctx, self._core.heal(shard, self._maps))
+
+    def _attend(self, shard: int, ctx: KeyedProcessFunction.Context) -> None:
+        """Called with every batch: gives a shard its first timer."""
+        if shard not in self._due_ms:
+            self._wake(shard, ctx, 0)
+
+    def _wake(self, shard: int, ctx: KeyedProcessFunction.Context, pause_ms: int) -> None:
+        due_ms = self._due_ms[shard] = now_ms() + pause_ms
+        ctx.timer_service().register_processing_time_timer(due_ms)
+
+
+class IngestOperator(_CopiedShell):
     """Batches of Kafka records in, parts out."""
 
     maps = ingest.MAPS
     build = staticmethod(assembly.build_ingest)
 
-    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         shard, is_label, partition, offset, timestamp_ms, key, payload = value
+        self._attend(shard, ctx)
         sources = (SOURCES[label] for label in is_label)
         records = list(map(Record, sources, partition, offset, timestamp_ms, map(_bytes, key), map(_bytes, payload)))
-        yield from self._rows(self._core.process(shard, records, self._maps))
+        try:
+            parts = self._core.process(shard, records, self._maps)
+        except TooManyRefused as error:
+            fail_for_good(self._runtime_context, str(error))
+            raise
+        yield from self._rows(parts)
 
 
 def _bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
 
-class ObserveOperator(_Shell):
+class ObserveOperator(_CopiedShell):
     """Parts in, parts out."""
 
     maps = observe.MAPS
     build = staticmethod(assembly.build_observe)
 
-    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         shard, _, payload = value
+        self._attend(shard, ctx)
         yield from self._rows(self._core.process(shard, bytes(payload), self._maps))
 
 

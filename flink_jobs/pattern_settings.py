@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from flink_jobs.submission_settings import SubmissionSettings
 
 __all__ = ["PATTERN_JOB_NAME", "PatternSettings"]
 
 PATTERN_JOB_NAME = "fraudguard-patterns"
 
 
-class PatternSettings(BaseModel):
+class PatternSettings(SubmissionSettings):
     """Settings of the pattern job.
 
     ``partitions`` is the number of the ledger's partitions: one that was not read yet holds the watermark back.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bootstrap_servers: str
-    flink_host: str = "127.0.0.1"
-    flink_port: int
     registry_url: str
     schema_ids: Mapping[str, int]
     partitions: int = Field(ge=1)
@@ -35,16 +31,5 @@ class PatternSettings(BaseModel):
     batch_ms: int = Field(default=200, ge=1, le=5_000)  # nobody waits for the cold path; longer would be a long array when catching up
     false_alarms_per_day: float = Field(default=0.1, gt=0.0)
     checkpoint_interval_ms: int = Field(default=10_000, ge=10)  # also how long an alert waits to be visible
-    checkpoint_timeout_ms: int = Field(default=60_000, ge=1_000)
-    restart_budget_ms: int = Field(default=120_000, ge=0)  # as the scoring job's
-    transaction_timeout_ms: int = Field(default=900_000, ge=1_000)  # the broker's maximum by default
     transactional_id_prefix: str = "fraudguard-patterns"
     group_id: str = "fraudguard-patterns"
-    restore_from: str | None = None
-
-    @model_validator(mode="after")
-    def _transactions_outlive_a_restart(self) -> Self:
-        needed = 3 * (self.checkpoint_timeout_ms + self.restart_budget_ms)
-        if self.transaction_timeout_ms < needed:
-            raise ValueError(f"transaction_timeout_ms is {self.transaction_timeout_ms}; a slow restart needs at least {needed}")
-        return self

@@ -12,33 +12,31 @@ It shares nothing with the scoring job but the broker: see docs/adr/0006.  This 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyflink.common import Configuration, Row, Types
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext, StreamExecutionEnvironment
-from pyflink.datastream.data_stream import DataStream, KeyedStream
+from pyflink.common import Row, Types
+from pyflink.datastream import DataStream, KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
-from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from flink_jobs.operators import FlinkMap
 from flink_jobs.pattern_settings import PATTERN_JOB_NAME, PatternSettings
 from flink_jobs.pattern_windows import MAPS, PatternWindows
+from flink_jobs.submission import lay_out
+from flink_jobs.topology import BLOBS, BYTES, INTS, exactly_once, keyed, sink_table
 from fraud.patterns import Limits
 from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.records import Alert
 from serving.registry import HttpRegistry
 
 __all__ = ["build", "submit"]
 
-_BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-_BLOBS = Types.OBJECT_ARRAY(_BYTES)
-_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.OBJECT_ARRAY(Types.INT()), _BLOBS])])
-_OUT = Types.ROW_NAMED(["ks", "vs"], [_BLOBS, _BLOBS])
+_BATCH = Types.ROW([Types.INT(), Types.ROW([INTS, BLOBS])])
+_OUT = Types.ROW_NAMED(["k", "v"], [BYTES, BYTES])
 _TIMER_STEP_MS = 1_000  # one timer a second at most
 
 
@@ -72,15 +70,15 @@ class PatternOperator(KeyedProcessFunction):
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         partitions, payloads = value
-        now_ms = _now_ms()
-        self._look_again(ctx, now_ms)
-        yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], now_ms, self._maps))
+        read_ms = now_ms()
+        self._look_again(ctx, read_ms)
+        yield from self._rows(self._core.process(partitions, [bytes(payload) for payload in payloads], read_ms, self._maps))
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:  # noqa: ARG002
-        now_ms = _now_ms()
-        alerts = self._core.look_if_idle(now_ms, self._maps)
+        look_ms = now_ms()
+        alerts = self._core.look_if_idle(look_ms, self._maps)
         if alerts is None:
-            self._look_again(ctx, now_ms)
+            self._look_again(ctx, look_ms)
         else:
             yield from self._rows(alerts)
 
@@ -89,47 +87,18 @@ class PatternOperator(KeyedProcessFunction):
         ctx.timer_service().register_processing_time_timer(due_ms + _TIMER_STEP_MS - due_ms % _TIMER_STEP_MS)
 
     def _rows(self, alerts: Sequence[Alert]) -> Iterator[Row]:
-        if alerts:
-            yield Row(tuple(alert.card_id.encode() for alert in alerts), tuple(map(self._codec.encode_alert, alerts)))
+        for alert in alerts:
+            yield Row(alert.card_id.encode(), self._codec.encode_alert(alert))
 
 
 def _descriptor(name: str) -> MapStateDescriptor:
     return MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _configuration(settings: PatternSettings) -> Configuration:
-    options = {
-        "python.execution-mode": "thread",
-        "python.executable": sys.executable,
-        "pipeline.object-reuse": "true",  # SQL operators never change a row that they passed on
-        "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
-        "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
-        "execution.checkpointing.mode": "EXACTLY_ONCE",
-        "execution.checkpointing.incremental": "true",
-        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
-        "state.backend.type": "rocksdb",
-        "table.exec.uid.generation": "ALWAYS",
-    }
-    if settings.restore_from is not None:
-        options["execution.state-recovery.path"] = settings.restore_from
-    configuration = Configuration()
-    for name, value in options.items():
-        configuration.set_string(name, value)
-    return configuration
-
-
 def build(table_env: StreamTableEnvironment, settings: PatternSettings) -> None:
     """Lay out the job on an environment of parallelism 1; nothing runs before its ``execute``."""
-    batches = _batches(table_env, settings)
-    jvm = get_gateway().jvm
-    # keyed by the first field in the JVM: DataStream.key_by would put a Python operator in front
-    selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
-    keyed = KeyedStream(batches._j_data_stream.keyBy(selector, Types.ROW([Types.INT()]).get_java_type_info()), None, batches)  # noqa: SLF001
-    found = keyed.process(PatternOperator(settings), _OUT).name("patterns").uid("patterns")
+    batches = keyed(_batches(table_env, settings))
+    found = batches.process(PatternOperator(settings), _OUT).name("patterns").uid("patterns")
     _write(table_env, found, settings)
 
 
@@ -160,33 +129,15 @@ def _batches(table_env: StreamTableEnvironment, settings: PatternSettings) -> Da
 
 def _write(table_env: StreamTableEnvironment, found: DataStream, settings: PatternSettings) -> None:
     table_env.create_temporary_view("found", table_env.from_data_stream(found))
-    table_env.execute_sql(
-        f"""CREATE TEMPORARY TABLE alerts_out (k BYTES, v BYTES) WITH (
-            'connector' = 'kafka', 'topic' = '{ledger.ALERTS}',
-            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
-            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY',
-            'sink.delivery-guarantee' = 'exactly-once',
-            'sink.transactional-id-prefix' = '{settings.transactional_id_prefix}',
-            'properties.transaction.timeout.ms' = '{settings.transaction_timeout_ms}'
-        )"""
-    )
+    sink_table(table_env, "alerts_out", ledger.ALERTS, settings, exactly_once(settings))
     statements = table_env.create_statement_set()
-    statements.add_insert_sql("INSERT INTO alerts_out SELECT k, vs[n] FROM found CROSS JOIN UNNEST(ks) WITH ORDINALITY AS record(k, n)")
+    statements.add_insert_sql("INSERT INTO alerts_out SELECT k, v FROM found")
     statements.attach_as_datastream()
 
 
 def submit(settings: PatternSettings) -> str:
     """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
-    gateway = get_gateway()
-    remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
-        settings.flink_host,
-        settings.flink_port,
-        _configuration(settings)._j_configuration,  # noqa: SLF001
-        gateway.new_array(gateway.jvm.String, 0),
-    )
-    env = StreamExecutionEnvironment(remote)
-    env.set_parallelism(1)
-    build(StreamTableEnvironment.create(env), settings)
+    env = lay_out(settings, lambda table_env: build(table_env, settings), parallelism=1, options={})
     return str(env.execute_async(PATTERN_JOB_NAME).get_job_id())
 
 

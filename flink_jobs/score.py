@@ -12,61 +12,46 @@ docs/adr/0002 for why.  This module composes; the work is in the cores.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyflink.common import Configuration, Types
+from pyflink.common import Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecutionEnvironment
-from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
+from flink_jobs.submission import lay_out
+from flink_jobs.takeover import find_orphans
+from flink_jobs.topology import BLOBS, BYTES, INTS, exactly_once, keyed, sink_table
 from serving import ledger
 
-__all__ = ["Operators", "build", "submit"]
+__all__ = ["Operators", "build", "prepare", "submit"]
 
-_BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
-_INTS, _LONGS, _BLOBS = Types.OBJECT_ARRAY(Types.INT()), Types.OBJECT_ARRAY(Types.LONG()), Types.OBJECT_ARRAY(_BYTES)
-_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), _INTS, _INTS, _LONGS, _LONGS, _BLOBS, _BLOBS])])
-_PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), _BYTES])])
-_OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), _BYTES, _BYTES])
+_LONGS = Types.OBJECT_ARRAY(Types.LONG())
+_BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), INTS, INTS, _LONGS, _LONGS, BLOBS, BLOBS])])
+_PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), BYTES])])
+_OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), BYTES, BYTES])
 
 _LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
-# 4 MiB: a dead letter repeats what came in, and a record of a batch may be as large as the broker takes
-_MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 
-def _configuration(settings: JobSettings) -> Configuration:
-    options = {
-        "python.execution-mode": "thread",  # Python inside the TaskManager: no process and no socket between it and the state
-        "python.executable": sys.executable,
+def _options(settings: JobSettings) -> dict[str, object]:
+    options: dict[str, object] = {
         "pipeline.max-parallelism": settings.max_parallelism,
         # the default of 100 ms would be most of the latency; what the operators put out is sent at once, see ``build``
         "execution.buffer-timeout.interval": "5 ms",
-        "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
-        "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
-        "execution.checkpointing.mode": "EXACTLY_ONCE",
-        "execution.checkpointing.incremental": "true",
         # aligned: with unaligned barriers a checkpoint could split a batch, which ``infer`` relies on never to happen
         "execution.checkpointing.unaligned.enabled": "false",
-        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
-        "state.backend.type": "rocksdb",
-        "table.exec.uid.generation": "ALWAYS",
-        # SQL operators never change a row that they passed on, and without this each of them copies the whole batch for each record
-        "pipeline.object-reuse": "true",
     }
     if settings.restore_from is not None:
-        options["execution.state-recovery.path"] = settings.restore_from
         options["execution.state-recovery.ignore-unclaimed-state"] = str(settings.allow_unclaimed_state).lower()
-    configuration = Configuration()
-    for name, value in options.items():
-        configuration.set_string(name, str(value))
-    return configuration
+    return options
 
 
 class Operators(NamedTuple):
@@ -87,10 +72,10 @@ def build(table_env: StreamTableEnvironment, settings: JobSettings, operators: O
     window_keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_binary_row_of(key), settings.max_parallelism))
     core = settings.core
     batches = _batches(table_env, settings, keys, window_keys)
-    ingested = _keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest").set_buffer_timeout(0)
-    observed = _keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe").set_buffer_timeout(0)
+    ingested = keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest").set_buffer_timeout(0)
+    observed = keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe").set_buffer_timeout(0)
     controlled = observed.union(_control(table_env, settings, keys))
-    scored = _keyed(controlled).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
+    scored = keyed(controlled).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
     _write(table_env, scored, settings)
 
 
@@ -115,14 +100,6 @@ def _binary_row_of(key: int) -> Any:
     writer.writeInt(0, key)
     writer.complete()
     return row
-
-
-def _keyed(stream: DataStream) -> KeyedStream:
-    """Key by the first field in the JVM: ``DataStream.key_by`` would put a Python operator in front."""
-    jvm = get_gateway().jvm
-    selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
-    key_type = Types.ROW([Types.INT()]).get_java_type_info()
-    return KeyedStream(stream._j_data_stream.keyBy(selector, key_type), None, stream)  # noqa: SLF001
 
 
 def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings) -> None:
@@ -186,16 +163,10 @@ def _key_of(column: str, keys: list[int]) -> str:
 
 def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobSettings) -> None:
     table_env.create_temporary_view("scored", table_env.from_data_stream(scored))
-    _sink_table(
-        table_env, "fast_lane", ledger.FAST_LANE, settings, {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "2"}
-    )
-    exactly_once = {
-        "sink.delivery-guarantee": "exactly-once",
-        "sink.transactional-id-prefix": settings.transactional_id_prefix,
-        "properties.transaction.timeout.ms": str(settings.transaction_timeout_ms),
-        "properties.linger.ms": "5",
-    }
-    _sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, exactly_once)
+    at_least_once = {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "2"}
+    sink_table(table_env, "fast_lane", ledger.FAST_LANE, settings, at_least_once)
+    # nobody sees a record before its checkpoint: full requests cost the broker half as much as a hundred small ones a second
+    sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, {**exactly_once(settings), "properties.linger.ms": "50"})
     statements = table_env.create_statement_set()
     # a row a record: gathering a batch in one row and unnesting it here copies the whole batch for each of its records
     statements.add_insert_sql(f"INSERT INTO fast_lane SELECT k, v FROM scored WHERE topic = '{ledger.DECISIONS}'")
@@ -203,38 +174,31 @@ def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobS
     statements.attach_as_datastream()
 
 
-def _sink_table(table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings, options: dict[str, str]) -> None:
-    topic_column = ", topic STRING METADATA" if ";" in topics else ""
-    extra = "".join(f", '{option}' = '{value}'" for option, value in options.items())
-    table_env.execute_sql(
-        f"""CREATE TEMPORARY TABLE {name} (k BYTES, v BYTES{topic_column}) WITH (
-            'connector' = 'kafka', 'topic' = '{topics}',
-            'properties.bootstrap.servers' = '{settings.bootstrap_servers}',
-            'properties.max.request.size' = '{_MAX_REQUEST_BYTES}',
-            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'{extra}
-        )"""
+def prepare(settings: JobSettings, operators: Operators = SCORING) -> StreamExecutionEnvironment:
+    """The job on an environment that would run it on the session cluster."""
+    return lay_out(
+        settings,
+        lambda table_env: build(table_env, settings, operators),
+        parallelism=settings.parallelism,
+        options=_options(settings),
     )
 
 
 def submit(settings: JobSettings, operators: Operators = SCORING) -> str:
     """Submit the job to the session cluster and return its id; this process keeps nothing of it."""
-    gateway = get_gateway()
-    remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
-        settings.flink_host,
-        settings.flink_port,
-        _configuration(settings)._j_configuration,  # noqa: SLF001
-        gateway.new_array(gateway.jvm.String, 0),
-    )
-    env = StreamExecutionEnvironment(remote)
-    env.set_parallelism(settings.parallelism)
-    build(StreamTableEnvironment.create(env), settings, operators)
-    return str(env.execute_async(JOB_NAME).get_job_id())
+    return str(prepare(settings, operators).execute_async(JOB_NAME).get_job_id())
 
 
 def main() -> None:
-    """``python -m flink_jobs.score SETTINGS.json``: prints the job's id as the last line."""
+    """``python -m flink_jobs.score SETTINGS.json [SNAPSHOT]``: submits the job and prints its id as the last line.
+
+    With the folder of a snapshot it submits nothing and prints, as a JSON list, what of its state the job would not take over.
+    """
     settings = JobSettings.model_validate_json(Path(sys.argv[1]).read_text())
-    print(submit(settings))
+    if sys.argv[2:]:
+        print(json.dumps(find_orphans(prepare(settings), Path(sys.argv[2]))))
+    else:
+        print(submit(settings))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["shard_keys"]
+__all__ = ["owned_shards", "shard_keys"]
 
 
 def shard_keys(shards: int, max_parallelism: int, key_group_of: Callable[[int], int]) -> list[int]:
@@ -28,11 +28,19 @@ def shard_keys(shards: int, max_parallelism: int, key_group_of: Callable[[int], 
     keys: list[int] = []
     candidate = 0
     for shard in range(shards):
-        low, high = shard * max_parallelism // shards, (shard + 1) * max_parallelism // shards
-        # the middle of the slice, so that shards also spread evenly over a parallelism that does not divide them
-        wanted = (low + high) // 2
+        wanted = _key_group(shard, shards, max_parallelism)
         while key_group_of(candidate) != wanted:
             candidate += 1
         keys.append(candidate)
         candidate += 1
     return keys
+
+
+def owned_shards(subtask: int, parallelism: int, shards: int, max_parallelism: int) -> list[int]:
+    """The shards whose keys (see :func:`shard_keys`) Flink assigns to a subtask."""
+    return [shard for shard in range(shards) if _key_group(shard, shards, max_parallelism) * parallelism // max_parallelism == subtask]
+
+
+def _key_group(shard: int, shards: int, max_parallelism: int) -> int:
+    """The middle of the shard's slice, so that shards also spread evenly over a parallelism that does not divide them."""
+    return (shard * max_parallelism // shards + (shard + 1) * max_parallelism // shards) // 2

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from fraud.errors import InvalidEvent
 
-__all__ = ["BASE_CURRENCY", "CURRENCIES", "RATES_VERSION", "Currency", "exponent_of", "to_base_minor", "to_base_minor_batch"]
+__all__ = ["CURRENCIES", "RATES_VERSION", "Currency", "to_base_minor", "to_base_minor_batch"]
 
-BASE_CURRENCY = "USD"
 # Rounded mid-market rates of 2024-12-31; the euro's neighbours follow the European Central Bank's reference rates of that day.
 RATES_VERSION = "2024-12-31"
 
@@ -122,18 +121,6 @@ CURRENCIES: dict[str, Currency] = {
 _RATIOS = {code: currency.ratio for code, currency in CURRENCIES.items()}
 _ROW = {code: row for row, code in enumerate(_RATIOS)}
 _RATIO_COLUMNS = np.array(list(_RATIOS.values()), dtype=np.int64)
-
-
-def exponent_of(currency: str) -> int:
-    """Return the number of decimals between minor and major unit: 2 for USD, 0 for JPY, 3 for KWD.
-
-    Raises:
-        InvalidEvent: ``unknown_currency``.
-    """
-    try:
-        return CURRENCIES[currency].exponent
-    except (KeyError, TypeError):
-        raise InvalidEvent("unknown_currency") from None
 
 
 def to_base_minor(amount_minor: int, currency: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
 
-__all__ = ["EARTH_RADIUS_KM", "MISSING", "haversine_km", "pack_country", "unpack_country"]
+__all__ = ["EARTH_RADIUS_KM", "MISSING", "haversine_km", "pack_country"]
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the IUGG
 # "no value" in every integer column of the kernel; no time, amount, position or hash takes it
@@ -32,15 +33,9 @@ def haversine_km(lat1_e6: int, lon1_e6: int, lat2_e6: int, lon2_e6: int) -> floa
     return 2.0 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, h)))
 
 
+@lru_cache(maxsize=1024)  # there are 676
 def pack_country(code: str | None) -> int:
     """ISO 3166 alpha-2 as a number from 1 to 676 (A-A is 1), 0 where there is none; exact, unlike a hash."""
     if code is None:
         return 0
     return (ord(code[0]) - 65) * 26 + ord(code[1]) - 64
-
-
-def unpack_country(number: int) -> str | None:
-    """Inverse of :func:`pack_country`."""
-    if number == 0:
-        return None
-    return chr(65 + (number - 1) // 26) + chr(65 + (number - 1) % 26)

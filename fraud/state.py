@@ -19,12 +19,12 @@ from fraud import kernel as k
 from fraud.events import Kind
 from fraud.geo import MISSING
 
-__all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_seq", "state_time_ms"]
+__all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_position", "state_seq", "state_time_ms"]
 
 STATE_VERSION = 1
 
 _HAS_A, _HAS_B, _HAS_LATLON, _HAS_PACKED, _HAS_TX, _SAME_B, _SAME_LATLON, _SAME_PACKED = (1 << bit for bit in range(8))
-_MAX_VARINT, _MAX_ENTRY = 10, 1 + 2 * 10 + 4 * 8 + 10
+_MAX_VARINT = 10
 _MAX_SEQ = 1 << 62  # nothing that is counted runs over
 
 
@@ -268,10 +268,8 @@ def _decode(data: NDArray[np.uint8], person: bool) -> Any:
 
 def encode_state(state: NDArray[np.int64], kind: int) -> bytes:
     """Encode an entity's state."""
-    entries = int(state[k.H_LOG] + state[k.H_LABELS] + state[k.H_SEEN] + state[k.H_BUCKETS])
-    out = np.empty(2 + k.HEADER * _MAX_VARINT + entries * _MAX_ENTRY, dtype=np.uint8)
-    size = int(_encode(state, kind, out))
-    return out[:size].tobytes()
+    out = np.empty(2 + state.size * _MAX_VARINT, dtype=np.uint8)  # no word takes more, the flags of an entry included
+    return out[: _encode(state, kind, out)].tobytes()
 
 
 def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
@@ -285,12 +283,32 @@ def decode_state(data: bytes, kind: int) -> NDArray[np.int64]:
     return state
 
 
+@njit("UniTuple(int64, 3)(uint8[::1])", cache=True)
+def _position(data: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """End of the header's first fields (-1 when it is cut short), number and newest event time."""
+    at, seq = _get_varint(data, 2)
+    for _ in range(6):  # sizes of the sections, total count, total sum: a signed number is a varint too
+        at, _ignored = _get_varint(data, at)
+    at, newest = _get_signed(data, at)
+    return at, seq, newest
+
+
+def state_position(data: bytes) -> tuple[int, int]:
+    """Read :func:`state_seq` and :func:`state_time_ms` off an encoded state without decoding it; ValueError when it is cut short."""
+    end, seq, newest = (
+        _position(np.frombuffer(bytearray(data), dtype=np.uint8)) if len(data) > 2 and data[0] == STATE_VERSION else (-1, 0, 0)
+    )
+    if end < 0:
+        raise ValueError(f"not a version {STATE_VERSION} state: starts with {data[:2].hex() or 'nothing'}")
+    return seq, 0 if newest == MISSING else newest
+
+
 def state_seq(state: NDArray[np.int64]) -> int:
     """Number of transactions and labels applied to the entity."""
-    return int(state[k.H_SEQ])
+    return int(state.item(k.H_SEQ))
 
 
 def state_time_ms(state: NDArray[np.int64]) -> int:
     """Newest event time of the entity, ms UTC; 0 when it has only labels."""
-    newest = int(state[k.H_MAX_T])
+    newest = int(state.item(k.H_MAX_T))
     return 0 if newest == MISSING else newest

@@ -22,7 +22,16 @@ from fraud.events import Kind, Transaction, hash64
 from fraud.geo import MISSING, haversine_km, pack_country
 from fraud.state import decode_state
 
-__all__ = ["Evaluator", "all_event_features", "channel_flags", "evaluate_vector", "event_features", "event_row", "tenant_hash"]
+__all__ = [
+    "Evaluator",
+    "all_event_features",
+    "channel_flags",
+    "evaluate_vector",
+    "event_features",
+    "event_row",
+    "event_words",
+    "tenant_hash",
+]
 
 _CARD_PRESENT = frozenset({"pos", "chip", "swipe", "contactless", "atm"})
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
@@ -52,9 +61,15 @@ def _e6(lat: float | None, lon: float | None) -> tuple[int, int]:
 def event_row(tx: Transaction, row: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Write a transaction as the kernel's ``int64[EVENT_WORDS]``; raises InvalidEvent for an unknown currency."""
     if row is None:
-        row = np.empty(k.EVENT_WORDS, dtype=np.int64)
+        return np.array(event_words(tx), dtype=np.int64)
+    row[:] = event_words(tx)
+    return row
+
+
+def event_words(tx: Transaction) -> tuple[int, ...]:
+    """Return what stands in a transaction's row; a batch of them becomes an array in one call.  Raises InvalidEvent like it."""
     tenant = tx.tenant_id
-    row[:] = (
+    return (
         tx.event_time_ms,
         to_base_minor(tx.amount_minor, tx.currency),
         hash64(f"{tenant}|{tx.transaction_id}"),
@@ -74,7 +89,6 @@ def event_row(tx: Transaction, row: NDArray[np.int64] | None = None) -> NDArray[
         pack_country(tx.merchant_country),
         MISSING if tx.card_age_days is None else tx.card_age_days,
     )
-    return row
 
 
 @njit("float64(int64, int64)", cache=True)

@@ -23,8 +23,8 @@ from api.identity import Role
 from api.schemas import ScoreRequest
 from generator.generate import demo_traffic
 from infra.api_access import Access
-from infra.bench_stream import percentiles_ms
 from infra.http_load import HttpLoad, HttpMeasured, request_bytes, send
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from infra.records import load_records
 from serving.history import to_transactions
@@ -116,12 +116,12 @@ def _measure(plan: Plan, traffic: _Traffic, rate: float, options: ApiBenchOption
     cpu_s = _cpu_s(plan) - before_s
     answered = measured.statuses[200]
     warm = slice(int(_WARM_UP_SHARE * len(load.requests)), None)
-    latency = percentiles_ms(measured.latency_s[warm])
+    latency = percentiles_ms(1e3 * measured.latency_s[warm])
     return {
         "rate": round(rate),
         "held": is_held(measured, latency, rate),
         "latency_ms": latency,
-        "features_ms": percentiles_ms(measured.features_s[warm]),
+        "features_ms": percentiles_ms(1e3 * measured.features_s[warm]),
         "statuses": {str(status): count for status, count in sorted(measured.statuses.items())},
         "unanswered": int(np.isnan(measured.latency_s).sum()),
         "decisions_per_cpu_s": round(answered / cpu_s) if cpu_s else None,

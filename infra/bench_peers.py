@@ -38,6 +38,7 @@ from infra.settings import REPO_ROOT, StackSettings, default_home
 from infra.stack import Stack
 from infra.topics import Topic, create_topics
 from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.history import to_transactions
 from training import backfill, ledger_history
@@ -165,7 +166,7 @@ class Bench:
             self._say("compiling the kernel for the peers' environment")
             subprocess.run([str(self._python), "-c", "import infra.peers.work"], env=self._environment(), cwd=REPO_ROOT, check=True)
         length_s = self._events / _EVENTS_PER_S
-        start_ms = time.time_ns() // 1_000_000 - round(length_s * 1000) - 1000
+        start_ms = now_ms() - round(length_s * 1000) - 1000
         frame = demo_traffic(length_s, _EVENTS_PER_S, seed=DEMO_SEED, start_ms=start_ms)
         self._fill(frame)
         self._expected_cards = _card_features(enrich_frame(frame, enricher_of(self._stack)))

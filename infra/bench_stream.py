@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from generator.generate import demo_traffic
 from infra.load import Load, Measured, prepare, send
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from serving.codec import Codec
 from serving.history import to_transactions
 
-__all__ = ["BenchOptions", "is_held", "percentiles_ms", "run_bench", "working_rate"]
+__all__ = ["BenchOptions", "is_held", "run_bench", "working_rate"]
 
 _GROWTH = 1.5
 _GROWTH_ALLOWED_S = 0.1  # of waiting more: below it growth is noise
@@ -31,7 +31,6 @@ _WARM_UP_SHARE = 0.2
 _FRACTIONS = (0.95, 0.85, 0.75, 0.6, 0.45, 0.3)
 _EVENTS_AGO_MS = 3_600_000  # event times end here, so that no run reaches into the future
 _TRAFFIC_RATE = 2_000.0  # of event time: what a population of 40,000 does in its own seconds
-_PLACES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +122,5 @@ def is_held(measured: Measured) -> bool:
 
 def _lanes(measured: Measured) -> dict[str, Any]:
     warm = measured.due_s >= _WARM_UP_SHARE * measured.due_s[-1]
-    lanes: dict[str, Any] = {lane: percentiles_ms(latency_s[warm]) for lane, latency_s in measured.latency_s.items()}
+    lanes: dict[str, Any] = {lane: percentiles_ms(1e3 * latency_s[warm]) for lane, latency_s in measured.latency_s.items()}
     return lanes | {"unanswered": measured.unanswered("fast"), "unanswered_in_ledger": measured.unanswered("ledger")}
-
-
-def percentiles_ms(latency_s: NDArray[np.float64]) -> dict[str, float]:
-    """Percentiles (nearest rank) in milliseconds of the latencies that are known; empty without any."""
-    known = np.sort(latency_s[~np.isnan(latency_s)]) * 1e3
-    if not len(known):
-        return {}
-    return {name: round(float(known[max(0, int(np.ceil(place * len(known))) - 1)]), 2) for name, place in _PLACES.items()}

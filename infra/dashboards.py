@@ -341,6 +341,17 @@ HEALTH = Dashboard(
                     "How long some entity's state has been waiting.",
                     ((0.0, BLUE), (1.0, ORANGE), (60.0, VERMILLION)),
                 ),
+                Panel(
+                    "Online store: healing",
+                    "timeseries",
+                    (
+                        Query("sum(fraud_detection_online_store_unhealed_shards)", "shards that are not whole"),
+                        Query("sum(rate(fraud_detection_online_store_reemitted_rows_total[$__rate_interval]))", "states written again"),
+                        Query("sum(rate(fraud_detection_online_store_healings_total[$__rate_interval]))", "shards begun"),
+                    ),
+                    "short",
+                    "After a loss, and after the start of a task, every state is written again.",
+                ),
             ),
         ),
         (

@@ -17,8 +17,10 @@ from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic, labels
 from infra.features import backfill_ledger
 from infra.first_model import DEMO_SEED
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
-from infra.replay import LedgerView, percentiles_ms, watch_ledger
+from infra.replay import LedgerView, watch_ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.records import Decision
 
@@ -50,7 +52,7 @@ def run_demo(
     """Run the demonstration on a stack that is up; the keys of the result are those of ``demo --json``."""
     bootstrap = plan.addresses.bootstrap_servers
     say(f"generating {round(options.seconds * options.rate):,} transactions with seven kinds of fraud in them")
-    start_ms = time.time_ns() // 1_000_000 + 2_000
+    start_ms = now_ms() + 2_000
     traffic = demo_traffic(options.seconds, options.rate, seed=options.seed, start_ms=start_ms, with_instance=True)
     known = labels(traffic, seed=options.seed, time_scale=_LABEL_TIME_SCALE)
     frame = traffic.drop("scenario_instance")

@@ -26,7 +26,7 @@ from serving.enrich import Enricher
 from serving.history import labels_from_history
 from training import backfill, ledger_history
 from training.enrichment import enrich_frame
-from training.parity import bits_differ, compare
+from training.parity import compare
 
 __all__ = ["backfill_file", "backfill_ledger"]
 
@@ -92,8 +92,6 @@ def backfill_ledger(
     order = backfill.ledger_order(history.event_seqs, history.label_seqs)
     result = backfill.run(history.events, history.labels, order)
     seconds = time.perf_counter() - began
-    same_version = (history.frame["catalogue_version"] == CATALOGUE.version).to_numpy()
-    differs = bits_differ(result.features[same_version], history.recorded[same_version])
     report: dict[str, Any] = {
         "order": "ledger",
         "events": len(history.events),
@@ -103,8 +101,8 @@ def backfill_ledger(
         "catalogue_version": CATALOGUE.version,
         "seconds": round(seconds, 2),
         "events_per_s": round(len(history.events) / seconds),
-        "of_other_catalogue_versions": int((~same_version).sum()),  # made by other code: nothing to compare bit for bit
-        "differing_from_record": int(differs.any(axis=1).sum()),
+        "of_other_catalogue_versions": int((~history.of_this_catalogue).sum()),
+        "differing_from_record": int(history.differing(result.features).sum()),
     }
     if out is not None:
         write_features(out, history.frame, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from fraud.catalogue import CATALOGUE
 from generator.generate import demo_history, labels
 from serving import model_files
+from serving.clock import now_ms
 from serving.enrich import Enricher
 from training import backfill
 from training.enrichment import enrich_frame
@@ -27,7 +27,7 @@ def ensure_model(models_dir: Path, enricher: Callable[[], Enricher], say: Callab
     current = model_files.production(models_dir)
     if current is not None:
         return current.sha256
-    report = train_first_model(models_dir, enricher(), say=say, start_ms=time.time_ns() // 1_000_000)
+    report = train_first_model(models_dir, enricher(), say=say, start_ms=now_ms())
     model_files.promote(models_dir, report.sha256)
     return report.sha256
 

@@ -3,22 +3,29 @@
 Flink keeps no job across a JobManager without ZooKeeper or Kubernetes, so a submitter leaves a *ticket* here.  Whenever a
 JobManager has (re)started and does not run the job of a ticket, the supervisor calls the ticket's ``resume`` entry in a process of
 its own, with the newest completed checkpoint.  Restoring an older one would repeat output, so the choice is made here only.
+
+Whoever stops or submits a job does it ``alone``.  A process that dies in the middle of that lets go by dying, and the supervisor,
+which looks every few seconds, brings the job back from whatever was completed last.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from infra import flink
+from infra.failures import read_failures
 from infra.java import find_java_home
 from infra.layout import Layout, read_json, write_json
 from infra.plan import Plan, load_plan
@@ -34,21 +41,29 @@ __all__ = [
     "JobStatus",
     "JobTicket",
     "Resume",
+    "alone",
+    "count_taskmanagers",
     "describe_jobs",
+    "find_lost",
     "find_missing",
     "find_newest_checkpoint",
     "load_tickets",
+    "read_all_jobs",
     "read_jobs",
     "remove_ticket",
     "save_ticket",
     "spare_slots",
+    "submit_alone",
     "submit_if_missing",
 ]
 
 _RESUME_TIMEOUT_S = 240.0
 _RETRY_S = 5.0
+_LOOK_S = 5.0  # how long a job may be gone while its JobManager runs, as after a stop whose owner died, before it is brought back
 _ANSWER_TIMEOUT_S = 15.0  # who is about to submit can wait for a busy JobManager
 _OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
+_SAVEPOINT_HEADER = struct.Struct(">iiq")  # magic, format version, number in the row of checkpoints
+_SAVEPOINT_MAGIC = 0x4960672D
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class JobTicket:
     ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first:
     its checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.  ``slots`` are
     those that it needs beyond the scoring job's: the stack runs a TaskManager for each, as long as the ticket is there.
+    ``parallelism`` is the scoring job's, and so the number of its TaskManagers, when somebody chose another than the stack's
+    settings.  A job that was ``stopped`` on purpose stays away until somebody starts it.
     """
 
     name: str
@@ -66,6 +83,8 @@ class JobTicket:
     restore_from: str | None = None
     arguments: tuple[str, ...] = ()
     slots: int = 0
+    parallelism: int | None = None
+    stopped: bool = False
 
 
 class Resume(Protocol):
@@ -101,35 +120,64 @@ def spare_slots(layout: Layout) -> int:
     return sum(ticket.slots for ticket in load_tickets(layout))
 
 
-def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
-    """URI of the newest *completed* checkpoint of the ticket's chain of jobs, else what the chain started from.
+def count_taskmanagers(plan: Plan) -> int:
+    """How many TaskManagers the stack runs, one a slot: the scoring job's parallelism and what other jobs bring."""
+    tickets = load_tickets(plan.layout)
+    chosen = next((ticket.parallelism for ticket in tickets if ticket.parallelism is not None), plan.settings.taskmanagers)
+    return chosen + sum(ticket.slots for ticket in tickets)
 
-    A checkpoint is complete when its ``_metadata`` is there; ids only grow along a chain, since each job goes on where its
-    predecessor was.
+
+def find_newest_checkpoint(layout: Layout, ticket: JobTicket) -> str | None:
+    """URI of the newest *completed* checkpoint or savepoint of the ticket's chain of jobs, else what the chain started from.
+
+    Either is complete when its ``_metadata`` is there.  Both are numbered in one row, which only grows along a chain, since each
+    job goes on where its predecessor was.  Savepoints count, for a job that stopped with one has committed all that is in it.
     """
-    completed = (
-        (int(folder.name.removeprefix("chk-")), folder)
-        for job_id in ticket.job_ids
-        for folder in (layout.checkpoints / job_id).glob("chk-*")
-        if (folder / "_metadata").exists()
-    )
+    completed = (found for job_id in ticket.job_ids for found in (*_checkpoints(layout, job_id), *_savepoints(layout, job_id)))
     newest = max(completed, default=None)
     return ticket.restore_from if newest is None else newest[1].as_uri()
 
 
+def _checkpoints(layout: Layout, job_id: str) -> Iterator[tuple[int, Path]]:
+    for folder in (layout.checkpoints / job_id).glob("chk-*"):
+        if (folder / "_metadata").exists():
+            yield int(folder.name.removeprefix("chk-")), folder
+
+
+def _savepoints(layout: Layout, job_id: str) -> Iterator[tuple[int, Path]]:
+    """A savepoint's folder has a name by chance; its number stands in its metadata."""
+    for metadata in (layout.savepoints / job_id).glob("savepoint-*/_metadata"):
+        with metadata.open("rb") as file:
+            header = file.read(_SAVEPOINT_HEADER.size)
+        if len(header) == _SAVEPOINT_HEADER.size:
+            magic, _version, number = _SAVEPOINT_HEADER.unpack(header)
+            if magic == _SAVEPOINT_MAGIC:
+                yield number, metadata.parent
+
+
 @dataclass(frozen=True)
 class JobStatus:
-    """A Flink job as the JobManager shows it; ``state`` is Flink's word, or MISSING for a ticket that it knows no job of."""
+    """A Flink job as the JobManager shows it.
+
+    ``state`` is Flink's word, or for a ticket that it knows no job of STOPPED (on purpose) or MISSING.  ``detail`` says what is wrong
+    with one whose tasks do not all run.
+    """
 
     name: str
     job_id: str
     state: str
+    detail: str = ""
 
 
 def read_jobs(flink_rest_url: str, timeout_s: float = 2.0) -> list[JobStatus]:
     """The jobs that the JobManager holds and that are not over; raises ``OSError`` or ``ValueError`` when it does not answer."""
+    return [job for job in read_all_jobs(flink_rest_url, timeout_s) if job.state not in _OVER]
+
+
+def read_all_jobs(flink_rest_url: str, timeout_s: float = 2.0) -> list[JobStatus]:
+    """As ``read_jobs``, with those that are over and that the JobManager still remembers."""
     listed = read_json_url(f"{flink_rest_url}/jobs/overview", timeout_s)["jobs"]
-    return [JobStatus(job["name"], job["jid"], job["state"]) for job in listed if job["state"] not in _OVER]
+    return [JobStatus(job["name"], job["jid"], job["state"]) for job in listed]
 
 
 def find_missing(tickets: Iterable[JobTicket], running: Iterable[JobStatus]) -> list[JobTicket]:
@@ -142,43 +190,102 @@ def find_missing(tickets: Iterable[JobTicket], running: Iterable[JobStatus]) -> 
     return [ticket for ticket in tickets if ticket.name not in names and ids.isdisjoint(ticket.job_ids)]
 
 
+def find_lost(tickets: Iterable[JobTicket], known: Iterable[JobStatus]) -> list[JobTicket]:
+    """The tickets whose job should run, does not, and would run if it were submitted.
+
+    One that was stopped on purpose should not; one on which Flink gave up (FAILED) would fail again, and ``status`` tells why.
+    """
+    jobs = list(known)
+    hopeless = {job.job_id for job in jobs if job.state == "FAILED"}
+    wanted = [ticket for ticket in tickets if not ticket.stopped and hopeless.isdisjoint(ticket.job_ids[-1:])]
+    return find_missing(wanted, [job for job in jobs if job.state not in _OVER])
+
+
 def describe_jobs(layout: Layout, flink_rest_url: str) -> list[JobStatus]:
     """Every running job, and every ticket without one; nothing when the JobManager does not answer."""
     try:
-        running = read_jobs(flink_rest_url)
+        listed = read_json_url(f"{flink_rest_url}/jobs/overview")["jobs"]
     except (OSError, ValueError, KeyError):
         return []
-    missing = find_missing(load_tickets(layout), running)
-    return [*running, *(JobStatus(ticket.name, next(reversed(ticket.job_ids), ""), "MISSING") for ticket in missing)]
+    tickets = load_tickets(layout)
+    ours = {job_id for ticket in tickets for job_id in ticket.job_ids[-1:]}
+    # one that Flink gave up is shown as long as nothing has taken its place
+    shown = [job for job in listed if job["state"] not in _OVER or (job["state"] == "FAILED" and job["jid"] in ours)]
+    known = [JobStatus(job["name"], job["jid"], job["state"], _describe_trouble(flink_rest_url, job)) for job in shown]
+    return [*known, *(_describe_absence(ticket) for ticket in find_missing(tickets, known))]
 
 
-def submit_if_missing(plan: Plan, ticket: JobTicket) -> str | None:
+def _describe_trouble(flink_rest_url: str, job: Mapping[str, Any]) -> str:
+    """What keeps a job from running whole, with the root cause of its newest failure; "" when every task runs."""
+    total, running = job["tasks"]["total"], job["tasks"]["running"] + job["tasks"]["finished"]
+    if job["state"] == "RUNNING" and running == total:
+        return ""
+    failures = read_failures(flink_rest_url, job["jid"])
+    return f"{running} of {total} tasks run" + (f"; last failure: {failures[0].root}" if failures else "")
+
+
+def _describe_absence(ticket: JobTicket) -> JobStatus:
+    newest = next(reversed(ticket.job_ids), "")
+    if ticket.stopped:
+        return JobStatus(ticket.name, newest, "STOPPED", "on purpose; ./fraudguard job start continues from its savepoint")
+    return JobStatus(ticket.name, newest, "MISSING", "the supervisor brings it back")
+
+
+@contextmanager
+def alone(layout: Layout) -> Iterator[None]:
+    """Keep every other process from stopping or submitting a job meanwhile, the supervisor among them; not reentrant."""
+    with (layout.jobs / "submission.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_somebody_at_work(layout: Layout) -> bool:
+    """Whether a process is stopping or submitting a job now."""
+    with (layout.jobs / "submission.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def submit_if_missing(plan: Plan, ticket: JobTicket, *, even_if_stopped: bool = True) -> str | None:
     """Call ``resume`` with the newest checkpoint unless the job runs, and write its id down; returns the new id, if there is one.
 
     Any number of processes may call it at once (the supervisor after a restart, a command that needs the job): one submits.  The
     ticket on disk, where there is one, counts more than ``ticket``.  Raises what ``resume`` raises, and ``OSError`` when the
     JobManager does not answer.
     """
-    with (plan.layout.jobs / "submission.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ticket = next((saved for saved in load_tickets(plan.layout) if saved.name == ticket.name), ticket)
-        if not find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
-            return None
-        module, function = ticket.resume.split(":")
-        resume = cast("Resume", getattr(import_module(module), function))
-        job_id = resume(plan, ticket, find_newest_checkpoint(plan.layout, ticket))
-        save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id)))
-        return job_id
+    with alone(plan.layout):
+        return submit_alone(plan, ticket, even_if_stopped=even_if_stopped)
+
+
+def submit_alone(plan: Plan, ticket: JobTicket, *, even_if_stopped: bool = True) -> str | None:
+    """``submit_if_missing`` for a caller who is ``alone`` already."""
+    ticket = next((saved for saved in load_tickets(plan.layout) if saved.name == ticket.name), ticket)
+    if ticket.stopped and not even_if_stopped:
+        return None
+    if not find_missing([ticket], read_jobs(plan.addresses.flink_rest_url, _ANSWER_TIMEOUT_S)):
+        return None
+    module, function = ticket.resume.split(":")
+    resume = cast("Resume", getattr(import_module(module), function))
+    job_id = resume(plan, ticket, find_newest_checkpoint(plan.layout, ticket))
+    save_ticket(plan.layout, replace(ticket, job_ids=(*ticket.job_ids, job_id), stopped=False))
+    return job_id
 
 
 class JobResumer:
-    """Brings back every job with a ticket once a JobManager has become ready and ``servers`` have all been ready once."""
+    """Brings back every job with a ticket that is not there, once ``servers`` have all been ready once.
+
+    It looks when a JobManager has become ready, and every few seconds.
+    """
 
     def __init__(self, plan: Plan, servers: frozenset[str], stopping: threading.Event) -> None:
         self._plan = plan
         self._stopping = stopping
         self._awaited = set(servers)
         self._wanted = threading.Event()
+        self._looked_s = time.monotonic()
 
     def notice_ready(self, server: Server) -> None:
         """Called by the supervisor for every server that became ready."""
@@ -186,13 +293,18 @@ class JobResumer:
         if server.name == "jobmanager":
             self._wanted.set()
 
+    def notice_dismissed(self, name: str) -> None:
+        """Called by the supervisor for a server that it will not start again."""
+        self._awaited.discard(name)
+
     def run(self) -> None:
         """Work until the supervisor stops."""
         while not self._stopping.is_set():
-            if self._awaited or not self._wanted.is_set():
+            if self._awaited or not (self._wanted.is_set() or time.monotonic() - self._looked_s >= _LOOK_S):
                 self._stopping.wait(0.2)
             else:
                 self._wanted.clear()
+                self._looked_s = time.monotonic()
                 if not self._resume_all(load_tickets(self._plan.layout)):
                     self._wanted.set()
                     self._stopping.wait(_RETRY_S)
@@ -200,10 +312,12 @@ class JobResumer:
     def _resume_all(self, tickets: Iterable[JobTicket]) -> bool:
         """Whether nothing is left to do."""
         try:
-            running = read_jobs(self._plan.addresses.flink_rest_url)
+            known = read_all_jobs(self._plan.addresses.flink_rest_url)
         except (OSError, ValueError, KeyError):
             return False
-        missing = find_missing(tickets, running)
+        missing = find_lost(tickets, known)
+        if missing and _is_somebody_at_work(self._plan.layout):
+            return True  # whoever it is will have brought the job back, or died, by one of the next looks
         outcomes = [self._resume(ticket) for ticket in missing]  # each gets its attempt, also after a failure
         return all(outcomes)
 
@@ -240,7 +354,7 @@ def main(home: Path, name: str) -> int:
         print(f"nothing to resume: no stack or no ticket {name!r} in {home}", file=sys.stderr)
         return 2
     os.environ.update(flink.environment(layout, find_java_home(), python=plan.python))
-    print(submit_if_missing(plan, ticket) or "it runs already")
+    print(submit_if_missing(plan, ticket, even_if_stopped=False) or "it runs already, or was stopped on purpose")
     return 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from serving.atomic_write import write_atomically
 
 __all__ = ["Layout", "read_json", "write_json"]
 
@@ -134,7 +135,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace ``path`` in one step, so that a reader never sees half an object."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, default=str) + "\n")

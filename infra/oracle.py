@@ -28,9 +28,8 @@ import numpy as np
 from confluent_kafka import TopicPartition
 from numpy.typing import NDArray
 
-from fraud import kernel as k
 from fraud.catalogue import CATALOGUE
-from fraud.events import Kind, decision_id
+from fraud.events import decision_id
 from fraud.rules import RuleSet
 from generator.acks import Ack
 from infra.plan import Plan
@@ -53,7 +52,6 @@ _BATCH = 2_000
 _EXAMPLES = 5
 
 Row = tuple[str, int, bytes | None]  # topic, partition, value; each partition in order
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,8 @@ class Judge:
         seen = _Seen()
         history = ledger_history.load(self._of_tenant(evidence.tenant, read(), numbers, seen, verdict), self._codec)
         self._count(evidence, seen, acked_at, verdict)
-        _count_gaps(history, verdict)
+        for kind, count in history.breaks().items():
+            verdict.note("gap", f"{count} of {kind.name.lower()} logs", count)
         order = backfill.ledger_order(history.event_seqs, history.label_seqs)
         replayed = backfill.run(history.events, history.labels, order)
         self._count_differences(evidence.tenant, read(), history, replayed.features, verdict)
@@ -271,33 +270,6 @@ def _check_order(decision: Decision, partition: int, numbers: Mapping[str, int],
     elif number < number_before:
         verdict.note("inversion", f"{decision.decision_id}: send {number} decided after send {number_before}")
     seen.newest[partition, card.key] = max(card.seq, seq_before), max(number, number_before)
-
-
-_ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
-_LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
-
-
-def _count_gaps(history: ledger_history.LedgerHistory, verdict: Verdict) -> None:
-    for kind in Kind:
-        owners, seqs = history.events[:, _ENTITY_WORDS[kind]], history.event_seqs[:, kind]
-        if kind in _LABELLED:
-            owners = np.concatenate([owners, history.labels.entities[:, _LABELLED.index(kind)]])
-            seqs = np.concatenate([seqs, history.label_seqs[:, kind]])
-        present = owners != 0
-        breaks = _breaks(owners[present], seqs[present])
-        if breaks:
-            verdict.note("gap", f"{breaks} of {kind.name.lower()} logs", breaks)
-
-
-def _breaks(owners: Ints, seqs: Ints) -> int:
-    """How many numbers do not follow their log's previous one."""
-    order = np.lexsort((seqs, owners))
-    owners, seqs = owners[order], seqs[order]
-    if not len(owners):
-        return 0
-    first = np.concatenate([[True], owners[1:] != owners[:-1]])
-    expected = np.where(first, 1, np.concatenate([[0], seqs[:-1]]) + 1)
-    return int((seqs != expected).sum())
 
 
 def judge_of(plan: Plan, codec: Codec) -> Judge:

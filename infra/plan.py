@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fraud.errors import Unavailable
 from infra.layout import Layout, read_json, write_json
 from infra.ports import HOST, find_free_ports, is_free
 from infra.settings import PORT_FIELDS, StackSettings, default_home
 
-__all__ = ["Addresses", "Plan", "load_plan", "make_plan", "read_addresses", "save_plan"]
+__all__ = ["Addresses", "Plan", "load_plan", "make_plan", "save_plan"]
 
 _VERSION = 1
 _SPARE_TASKMANAGERS = 2  # for jobs that are started later and bring slots of their own
@@ -112,11 +111,3 @@ def load_plan(layout: Layout) -> Plan | None:
     if saved is None or saved.get("version") != _VERSION:
         return None
     return Plan(layout, StackSettings(**saved["settings"]))
-
-
-def read_addresses(home: Path | None = None) -> Addresses:
-    """The addresses of the stack in ``home`` (default: the default home); ``Unavailable`` when none was started."""
-    plan = load_plan(Layout(home or default_home()))
-    if plan is None:
-        raise Unavailable("stack", "no stack is up here; start one with ./fraudguard up")
-    return plan.addresses

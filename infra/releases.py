@@ -6,7 +6,6 @@ A record on a control topic reaches every shard of the job in its order and beco
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from infra.application import codec_of, operator, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
 from serving import model_files
+from serving.clock import now_ms
 from serving.model import load_model
 from serving.records import ModelVersion
 from serving.rules_file import load_rules
@@ -61,7 +61,7 @@ def promote_model(plan: Plan, sha256: str) -> Release:
         raise Unavailable("model", f"{len(matches)} published models start with {sha256!r}")
     model = load_model(folder, matches[0])
     model_files.promote(folder, model.sha256)
-    record = ModelVersion("fraud", model.sha256[:12], model.sha256, str(folder / model.sha256 / "model.txt"), _now_ms())
+    record = ModelVersion("fraud", model.sha256[:12], model.sha256, str(folder / model.sha256 / "model.txt"), now_ms())
     _send(plan, "models", codec_of(plan).encode_model(record))
     return Release("models", record.version, model.sha256)
 
@@ -86,7 +86,3 @@ def _send(plan: Plan, topic: str, value: bytes) -> None:
     producer.produce(topic, value, _KEY, on_delivery=lambda error, _message: failures.append(str(error)) if error else None)
     if producer.flush(_FLUSH_S) or failures:
         raise Unavailable("kafka", failures[0] if failures else "no answer")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -17,13 +17,14 @@ import polars as pl
 from fraud.errors import InvalidEvent
 from fraud.events import decision_id
 from generator.driver import Driver, Run, interleave
+from infra.percentiles import percentiles_ms
 from serving import ledger
 from serving.codec import Codec
 from serving.decision_file import DecisionFile
 from serving.history import labels_from_history, read_history, tenant_of
 from serving.records import Decision
 
-__all__ = ["LedgerView", "percentiles_ms", "read_for_replay", "replay", "watch_ledger"]
+__all__ = ["LedgerView", "read_for_replay", "replay", "watch_ledger"]
 
 DAY_MS = 86_400_000
 LABEL_DELAY_MS = 7 * DAY_MS
@@ -131,16 +132,6 @@ def _count(view: LedgerView, decision: Decision) -> None:
     view.outcomes[decision.outcome] += 1
     view.models.add(decision.model_sha256)
     view.rule_sets.add(decision.rule_set_hash)
-
-
-def percentiles_ms(latencies_ms: list[float]) -> dict[str, float]:
-    """p50, p95, p99, p99.9 and the largest, rounded to a hundredth; empty without latencies."""
-    if not latencies_ms:
-        return {}
-    ordered = sorted(latencies_ms)
-    places = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
-    found = {name: round(ordered[min(len(ordered) - 1, int(place * len(ordered)))], 2) for name, place in places.items()}
-    return found | {"max": round(ordered[-1], 2)}
 
 
 def replay(

@@ -15,7 +15,7 @@ from infra import flink
 from infra.archives import archive_flags
 from infra.jars import jar_paths, registry_folder
 from infra.java import find_java_home
-from infra.jobs import spare_slots
+from infra.jobs import count_taskmanagers
 from infra.plan import Plan
 from infra.ports import HOST
 from infra.probes import probe_http, probe_kafka, probe_redis, probe_taskmanager
@@ -247,8 +247,8 @@ def _flink(plan: Plan, java_home: Path, environment: Mapping[str, str]) -> list[
         probe=lambda _started_at: probe_http(f"{plan.addresses.flink_rest_url}/overview"),
         prepare=prepare,
     )
-    taskmanagers = choice.taskmanagers + spare_slots(plan.layout)
-    return [jobmanager, *(_taskmanager(plan, number, java_home, environment) for number in range(1, taskmanagers + 1))]
+    taskmanagers = range(1, count_taskmanagers(plan) + 1)
+    return [jobmanager, *(_taskmanager(plan, number, java_home, environment) for number in taskmanagers)]
 
 
 def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[str, str]) -> Server:

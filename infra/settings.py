@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fraud.errors import Denied
 
 __all__ = ["PORT_FIELDS", "REPO_ROOT", "StackSettings", "default_home"]
 
@@ -50,6 +52,8 @@ class StackSettings(BaseSettings):
     api_port: int = Field(default=8000, ge=0, le=65535)
 
     taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
+    # the parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and each subtask needs one
+    shards: int = Field(default_factory=lambda chosen: max(2, chosen["taskmanagers"]), ge=1, le=128)
     partitions: int = Field(default=4, ge=1, le=1024)
     retention_ms: int = Field(default=604_800_000, ge=1)  # 7 days
     checkpoint_interval_ms: int = Field(default=1000, ge=10)  # read_committed readers wait for a checkpoint, so it is short
@@ -68,7 +72,30 @@ class StackSettings(BaseSettings):
     jars_dir: Path | None = None  # None: ``jars`` of the default home, so that private stacks share one download
     python: Path | None = None  # interpreter of the Python operators; None: the one that runs this
 
+    @model_validator(mode="after")
+    def _every_taskmanager_has_a_shard(self) -> Self:
+        if self.shards < self.taskmanagers:
+            raise ValueError(
+                f"{self.taskmanagers} TaskManagers cannot share {self.shards} shards; FRAUDGUARD_SHARDS must be at least "
+                f"FRAUDGUARD_TASKMANAGERS, and a job that has state keeps the number that it began with"
+            )
+        return self
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings of now; raises Denied with every variable that is wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise Denied("; ".join(_describe(one["loc"], one["msg"]) for one in error.errors())) from None
+
     @classmethod
     def on_free_ports(cls, **overrides: Any) -> Self:
         """Settings for a private stack beside any other: every port is free unless ``overrides`` names it."""
         return cls(**{**dict.fromkeys(PORT_FIELDS, 0), **overrides})
+
+
+def _describe(place: tuple[str | int, ...], message: str) -> str:
+    """A finding of pydantic's in the words of who set the variable."""
+    variables = "".join(f"FRAUDGUARD_{str(name).upper()}: " for name in place)
+    return variables + message.removeprefix("Value error, ")

@@ -20,10 +20,11 @@ from fraud.errors import Unavailable
 from generator.driver import Run
 from infra import nemesis, scoring_job
 from infra.campaign import Campaign, endless
+from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from infra.probes import read_json_url
 from infra.records import load_records
-from infra.replay import percentiles_ms
+from serving.clock import now_ms
 
 __all__ = ["SoakOptions", "run_soak"]
 
@@ -57,7 +58,7 @@ def run_soak(plan: Plan, options: SoakOptions, *, say: Say, on_progress: Callabl
     Raises:
         Unavailable: a server did not come back within two minutes of a kill.
     """
-    start_ms = time.time_ns() // 1_000_000
+    start_ms = now_ms()
     tenant = f"soak-{start_ms}"
     ends_s = time.monotonic() + options.minutes * 60.0
     with Campaign(plan, plan.layout.run, tenant) as campaign:

@@ -35,6 +35,7 @@ Progress = Callable[[str], None]
 
 _POLL_S = 0.2
 _GIVE_UP_AFTER = 3  # starts in a row that never got ready: waiting longer would not help
+_TASKMANAGER_GRACE_S = 12.0
 _SUPERVISOR_GRACE_S = 40.0  # it stops two groups in turn, each with its own grace
 
 
@@ -92,8 +93,8 @@ class Stack:
 
     @property
     def settings(self) -> StackSettings:
-        """What a fresh start would use."""
-        return self._settings or StackSettings()
+        """What a fresh start would use; raises Denied when the environment asks for what cannot be."""
+        return self._settings or StackSettings.from_environment()
 
     @property
     def plan(self) -> Plan:
@@ -167,6 +168,37 @@ class Stack:
             jobs=tuple(describe_jobs(self.layout, plan.addresses.flink_rest_url)),
             events=tuple(read_events(self.layout)),
         )
+
+    def require_supervisor(self) -> None:
+        """Raise ``Unavailable`` unless somebody starts and stops servers here."""
+        if not self._is_running():
+            raise Unavailable(SUPERVISOR, "it does not run; ./fraudguard up brings it back")
+
+    def restart_taskmanagers(self, why: str) -> None:
+        """Stop every TaskManager; the supervisor starts them again at once, and ``settle`` waits for them."""
+        identities = []
+        for record in load_records(self.layout).values():
+            if record.name.startswith("taskmanager") and record.identity is not None:
+                append_event(self.layout, record.name, "restarting", why)
+                identities.append(record.identity)
+        survivors = stop_groups(identities, grace_s=_TASKMANAGER_GRACE_S)
+        if survivors:
+            raise Unavailable("stack", f"TaskManagers {survivors} survived SIGKILL; stop them by hand")
+
+    def settle(self, progress: Progress = _silent) -> None:
+        """Wait until the supervisor runs exactly the servers that the tickets of jobs ask for, and all of them work.
+
+        Starts nothing itself, so that it does not undo a ``down`` of somebody else; raises ``Unavailable`` as ``up`` does.
+        """
+        plan = self.plan
+        deadline = time.monotonic() + plan.settings.start_timeout_s
+        wanted = {server.name for server in build_servers(plan)} | {SUPERVISOR}
+        while surplus := [record.name for record in load_records(self.layout).values() if record.alive and record.name not in wanted]:
+            self._raise_if_supervisor_died(load_record(self.layout, SUPERVISOR))
+            if time.monotonic() > deadline:
+                raise Unavailable("stack", f"{', '.join(surplus)} should have been stopped and still runs")
+            time.sleep(_POLL_S)
+        self._wait_until_ready(plan, progress)
 
     @contextmanager
     def _lock(self, progress: Progress) -> Iterator[None]:

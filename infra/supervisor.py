@@ -20,21 +20,22 @@ from pathlib import Path
 import structlog
 
 from fraud.errors import Unavailable
-from infra.jobs import JobResumer, spare_slots
+from infra.jobs import JobResumer, count_taskmanagers
 from infra.layout import Layout
 from infra.plan import Plan, load_plan
 from infra.ports import require_free
 from infra.processes import Identity, identify, is_alive, start, stop_groups
 from infra.records import SUPERVISOR, Phase, Record, append_event, load_record, save_record
 from infra.servers import Server, build_servers
-from infra.supervisor_metrics import start_exporter
+from infra.supervisor_metrics import announce_flink, start_exporter, withdraw
 from serving import logs
 
-__all__ = ["Backoff", "Keeper", "Orders", "run"]
+__all__ = ["Backoff", "Crew", "Keeper", "Orders", "run"]
 
 _POLL_S = 0.2
 _GRACE_S = 12.0  # Kafka needs a few seconds to hand over; a JVM that needs longer is stuck
 _STEADY_S = 30.0
+_JOIN_S = 10.0  # a keeper in the middle of a start must not start one more after the sweep
 
 _log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ _log = structlog.get_logger()
 class Backoff:
     """How long to wait before the next start: doubling from ``first_s`` to ``longest_s``, afresh after a steady run."""
 
-    first_s: float = 0.5
+    first_s: float = 0.2
     longest_s: float = 30.0
     steady_s: float = _STEADY_S
     _round: int = 0
@@ -65,15 +66,15 @@ class Orders:
         """End every pause that is going on."""
         self._hurried += 1
 
-    def pause(self, seconds: float) -> None:
-        """Wait, unless told to hurry or to stop."""
+    def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Wait, unless told to hurry or to stop, or ``is_over``."""
         hurried, deadline = self._hurried, time.monotonic() + seconds
-        while hurried == self._hurried and time.monotonic() < deadline and not self.stopping.wait(_POLL_S):
+        while hurried == self._hurried and time.monotonic() < deadline and not is_over() and not self.stopping.wait(_POLL_S):
             pass
 
 
 class Keeper:
-    """Keeps one server running, on a thread of its own, until ``stopping`` is set.
+    """Keeps one server running, on a thread of its own, until ``stopping`` is set or it is dismissed.
 
     ``on_ready`` is called each time a newly started or adopted process is ready.
     """
@@ -83,6 +84,7 @@ class Keeper:
         self._layout = layout
         self._orders = orders
         self._stopping = orders.stopping
+        self._dismissed = threading.Event()
         self._on_ready = on_ready
         self._child: subprocess.Popen[bytes] | None = None
         self._record = load_record(layout, server.name) or Record(server.name, None, "", "starting")
@@ -97,9 +99,16 @@ class Keeper:
         if self._child is not None:
             self._child.poll()
 
+    def dismiss(self) -> None:
+        """Start the server no more; whoever dismisses it also stops it."""
+        self._dismissed.set()
+
     def mark_stopped(self) -> None:
         """Write down that the process was stopped on purpose."""
         self._save("stopped", pid=None, mark="")
+
+    def _is_over(self) -> bool:
+        return self._stopping.is_set() or self._dismissed.is_set()
 
     def run(self) -> None:
         """Start, wait until ready, wait until dead, pause, again."""
@@ -107,18 +116,18 @@ class Keeper:
         adopted = self._record.alive
         if adopted:
             self._note("adopted", f"pid {self._record.pid}")
-        while not self._stopping.is_set():
+        while not self._is_over():
             if not adopted and not self._start():
                 pause_s, backoff = backoff.next(0.0)
             else:
                 became_ready = self._wait_until_ready(announce=not adopted or self._record.phase != "ready")
                 self._wait_until_dead()
-                if self._stopping.is_set():
+                if self._is_over():
                     return
                 self._note_death(became_ready=became_ready)
                 pause_s, backoff = backoff.next(time.time() - self._record.started_at)
             adopted = False
-            self._orders.pause(pause_s)
+            self._orders.pause(pause_s, self._dismissed.is_set)
 
     def _start(self) -> bool:
         try:
@@ -156,7 +165,7 @@ class Keeper:
             stop_groups([identity], grace_s=1.0)
 
     def _wait_until_ready(self, *, announce: bool) -> bool:
-        while not self._stopping.is_set() and self._is_running():
+        while not self._is_over() and self._is_running():
             reason = self.server.probe(self._record.started_at)
             if reason is None:
                 if announce:
@@ -170,7 +179,7 @@ class Keeper:
         return False
 
     def _wait_until_dead(self) -> None:
-        while not self._stopping.is_set() and self._is_running():
+        while not self._is_over() and self._is_running():
             self._stopping.wait(_POLL_S)
 
     def _is_running(self) -> bool:
@@ -219,37 +228,69 @@ def run(home: Path) -> int:
         append_event(layout, SUPERVISOR, "failed", str(error))
         raise
     resumer = JobResumer(plan, frozenset(server.name for server in servers), orders.stopping)
-    keepers: list[Keeper] = []
-    threads = [threading.Thread(target=resumer.run, daemon=True)]
-
-    def keep(added: Sequence[Server]) -> None:
-        for server in added:
-            keepers.append(Keeper(server, layout, orders, resumer.notice_ready))
-            threads.append(threading.Thread(target=keepers[-1].run, daemon=True))
-
-    keep(servers)
-    for thread in threads:
-        thread.start()
+    crew = Crew(plan, orders, resumer)
+    crew.match(servers)
+    resuming = threading.Thread(target=resumer.run, daemon=True)
+    resuming.start()
     append_event(layout, SUPERVISOR, "started", f"pid {os.getpid()}")
-    _export(plan, servers)
-    slots = spare_slots(layout)
-    while not _stops_or_changes(layout, orders.stopping, slots):
-        # a job with slots of its own was asked for: its TaskManagers come up now, and go with the next ``down``
-        slots, known = spare_slots(layout), {keeper.server.name for keeper in keepers}
-        running = len(threads)
-        keep([server for server in build_servers(plan) if server.name not in known])
-        for thread in threads[running:]:
-            thread.start()
-    for thread in threads:
-        thread.join(timeout=10.0)  # a keeper in the middle of a start must not start one more after the sweep
-    _stop(keepers, layout)
+    _export(plan, crew)
+    while not _stops_or_changes(plan, orders.stopping, crew.count_taskmanagers()):
+        crew.match(build_servers(plan))
+    resuming.join(timeout=10.0)
+    crew.stop()
     return 0
 
 
-def _export(plan: Plan, servers: Sequence[Server]) -> None:
+class Crew:
+    """The keepers of the servers that the stack needs now: tickets of jobs may ask for more TaskManagers, or for fewer."""
+
+    def __init__(self, plan: Plan, orders: Orders, resumer: JobResumer) -> None:
+        self._plan = plan
+        self._orders = orders
+        self._resumer = resumer
+        self._kept: dict[str, tuple[Keeper, threading.Thread]] = {}
+
+    @property
+    def servers(self) -> list[Server]:
+        """Those that are kept running."""
+        return [keeper.server for keeper, _ in list(self._kept.values())]
+
+    def count_taskmanagers(self) -> int:
+        """How many of them are TaskManagers."""
+        return sum(name.startswith("taskmanager") for name in self._kept)
+
+    def match(self, servers: Sequence[Server]) -> None:
+        """Keep exactly ``servers`` running."""
+        for name in self._kept.keys() - {server.name for server in servers}:
+            self._dismiss(name)
+        for server in servers:
+            if server.name not in self._kept:
+                keeper = Keeper(server, self._plan.layout, self._orders, self._resumer.notice_ready)
+                thread = threading.Thread(target=keeper.run, daemon=True)
+                self._kept[server.name] = keeper, thread
+                announce_flink(self._plan, server)
+                thread.start()
+
+    def _dismiss(self, name: str) -> None:
+        keeper, thread = self._kept.pop(name)
+        keeper.dismiss()
+        thread.join(timeout=_JOIN_S)
+        _stop([keeper], self._plan.layout)
+        append_event(self._plan.layout, name, "stopped", "no job needs its slot")
+        self._resumer.notice_dismissed(name)
+        withdraw(self._plan.layout, name)
+
+    def stop(self) -> None:
+        """Stop everything, after the orders to stop were given."""
+        for _, thread in self._kept.values():
+            thread.join(timeout=_JOIN_S)
+        _stop([keeper for keeper, _ in self._kept.values()], self._plan.layout)
+
+
+def _export(plan: Plan, crew: Crew) -> None:
     """Serve metrics; a stack without them still runs."""
     try:
-        exporter = start_exporter(plan, servers)
+        exporter = start_exporter(plan, lambda: crew.servers)
     except OSError as error:
         append_event(plan.layout, SUPERVISOR, "failed", f"no metrics: {error}")
         _log.exception("no_metrics")
@@ -257,15 +298,15 @@ def _export(plan: Plan, servers: Sequence[Server]) -> None:
         _log.info("metrics", url=exporter.url)
 
 
-def _stops_or_changes(layout: Layout, stopping: threading.Event, slots: int) -> bool:
-    """Wait for the signal (True) or for other tickets (False).
+def _stops_or_changes(plan: Plan, stopping: threading.Event, taskmanagers: int) -> bool:
+    """Wait for the signal (True) or for tickets that ask for another number of TaskManagers than there are (False).
 
     Somebody may also have removed the plan: a stack whose folder is gone has no reason to run on.
     """
     while not stopping.wait(1.0):
-        if not layout.plan_file.exists():
+        if not plan.layout.plan_file.exists():
             stopping.set()
-        elif spare_slots(layout) != slots:
+        elif count_taskmanagers(plan) != taskmanagers:
             return False
     return True
 

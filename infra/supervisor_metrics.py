@@ -30,7 +30,7 @@ from infra.servers import Server
 from serving.exporter import Exporter, ExporterSettings, announce, serve
 from serving.metrics import metric
 
-__all__ = ["Snapshot", "StackCollector", "component_of", "start_exporter", "take_snapshot"]
+__all__ = ["Snapshot", "StackCollector", "announce_flink", "component_of", "start_exporter", "take_snapshot", "withdraw"]
 
 _HOLD_S = 4.0  # below the scrape interval, above what a second Prometheus or a person with curl would cost
 _FLINK = "flink"
@@ -204,18 +204,29 @@ def _family(name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> Metri
     return family
 
 
-def start_exporter(plan: Plan, servers: Sequence[Server]) -> Exporter:
-    """Serve the supervisor's metrics and announce them and Flink's in the stack's folder.
+def announce_flink(plan: Plan, server: Server) -> None:
+    """Announce the reporter of a Flink process in the stack's folder; nothing for any other server."""
+    if component_of(server.name) == _FLINK:
+        # the JobManager's own port is the REST interface; its reporter has the first port of the row
+        port = plan.settings.flink_metrics_port if server.name == "jobmanager" else server.port
+        announce(plan.layout.metrics / f"flink-{server.name}.json", [f"{HOST}:{port}"], {"node": server.name})
+
+
+def withdraw(layout: Layout, name: str) -> None:
+    """Take back everything that a process which is gone for good has announced, or Prometheus would miss it."""
+    for path in layout.metrics.glob(f"*-{name}.json"):
+        path.unlink(missing_ok=True)
+
+
+def start_exporter(plan: Plan, servers: Callable[[], Sequence[Server]]) -> Exporter:
+    """Serve the supervisor's metrics and announce them in the stack's folder; ``servers`` are those of the moment.
 
     Raises:
         OSError: nothing can listen, or the folder cannot be written.
     """
     registry = CollectorRegistry(auto_describe=False)
     cost = plan.settings.machine_cost_usd_per_hour
-    registry.register(StackCollector(lambda: take_snapshot(plan, servers, time.time()), machine_cost_usd_per_hour=cost))
+    registry.register(StackCollector(lambda: take_snapshot(plan, servers(), time.time()), machine_cost_usd_per_hour=cost))
     ProcessCollector(registry=registry)
-    names = [server.name for server in servers if component_of(server.name) == _FLINK]
-    for name, target in zip(names, plan.addresses.metrics_targets, strict=True):
-        announce(plan.layout.metrics / f"flink-{name}.json", [target], {"node": name})
     settings = ExporterSettings(host=HOST, port=0, folder=plan.layout.metrics, node="stack")
     return serve(registry, settings, prefix="supervisor")

@@ -18,6 +18,7 @@ from infra.plan import make_plan, save_plan
 from infra.processes import start
 from infra.servers import Server, build_servers
 from infra.settings import StackSettings
+from serving.atomic_write import write_atomically
 
 __all__ = ["record_archives"]
 
@@ -81,10 +82,7 @@ def _keep(layout: Layout, jars: Path, name: str, child: subprocess.Popen[bytes])
     recorded, kept = _recorded(layout, name), archive_path(jars, kind_of(name))
     if code != _STOPPED_BY_SIGTERM or not recorded.exists():
         return False
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".part")  # the temporary folder may be on another disk, where no move is atomic
-    partial.write_bytes(recorded.read_bytes())
-    partial.replace(kept)
+    write_atomically(kept, recorded.read_bytes())  # the temporary folder may be on another disk, where no move is atomic
     return True
 
 

@@ -59,12 +59,14 @@ class _Source:
         return self.constants[name]
 
 
-def compile_decoder(schema: AvroType, classes: Mapping[str, type]) -> Decoder:
+def compile_decoder(schema: AvroType, classes: Mapping[str, type], span: tuple[str, str] | None = None) -> Decoder:
     """Compile the reader of one record type.
 
     Args:
         schema: a record definition; records inside it may be named again further down.
         classes: the dataclass for each record name; its fields are those of the schema, in any order.
+        span: the first and the last of some neighbouring fields; the function then returns the instance, where the first begins
+            and where the last ends.
 
     Returns:
         A function from a buffer and a position to an instance.  It raises :class:`InvalidEvent` with the code ``truncated``,
@@ -85,7 +87,7 @@ def compile_decoder(schema: AvroType, classes: Mapping[str, type]) -> Decoder:
             "varint32": _read_varint32,
         }
     )
-    reader = _ReaderEmitter(source, classes)
+    reader = _ReaderEmitter(source, classes, span)
     source.add(0, "def decode(buf, p):")
     source.add(1, "size = len(buf)", "q = p", "try:")
     reader.emit(schema, "value", 2, "record")
@@ -99,7 +101,7 @@ def compile_decoder(schema: AvroType, classes: Mapping[str, type]) -> Decoder:
         "    if p > size:",
         "        raise InvalidEvent('truncated', 'the record ends before its schema does')",
         "    raise InvalidEvent('trailing_bytes', f'{size - p} bytes after the record')",
-        "return value",
+        "return value" if span is None else "return value, begin, end",
     )
     decoder: Decoder = source.build("decode")
     return decoder
@@ -136,7 +138,7 @@ def _compile_writer(signature: str, schema: AvroType, blank: Sequence[str], spli
             "asarray": np.asarray,
             "varint": _write_varint,
             "LONG": _SMALL_LONG,
-            "SOME_LONG": {value: b"\x02" + encoded for value, encoded in _SMALL_LONG.items()},
+            "SOME_LONG": [b"\x02" + encoded for encoded in _SMALL_LONG],
         }
     )
     source.add(0, signature)
@@ -180,9 +182,10 @@ def _kind(type_: AvroType) -> str:
 class _ReaderEmitter:
     """Emits statements that read one value at ``p`` into a variable and move ``p`` behind it."""
 
-    def __init__(self, source: _Source, classes: Mapping[str, type]) -> None:
+    def __init__(self, source: _Source, classes: Mapping[str, type], span: tuple[str, str] | None) -> None:
         self._source = source
         self._classes = classes
+        self._begin, self._end = span or ("", "")
         self._names = _Names()
 
     def emit(self, type_: AvroType, target: str, depth: int, where: str) -> None:
@@ -281,7 +284,11 @@ class _ReaderEmitter:
             raise TypeError(f"{class_.__name__} and its schema differ in {sorted(set(wanted) ^ set(declared))}")
         variables = {name: self._source.name("v") for name in declared}
         for f in type_["fields"]:
+            if f["name"] == self._begin:
+                self._source.add(depth, "begin = p")
             self.emit(f["type"], variables[f["name"]], depth, f["name"])
+            if f["name"] == self._end:
+                self._source.add(depth, "end = p")
         constructor = self._source.constant("class_", class_)
         self._source.add(depth, f"{target} = {constructor}({', '.join(variables[name] for name in wanted)})")
 
@@ -321,7 +328,7 @@ class _WriterEmitter:
     def _emit_long(self, _: AvroType, value: str, depth: int, path: str, prefix: bytes) -> None:
         del path
         table, slow = ("SOME_LONG", f"{prefix!r} + varint({value})") if prefix else ("LONG", f"varint({value})")
-        self._source.add(depth, f"add({table}[{value}] if 0 <= {value} < 64 else {slow})")
+        self._source.add(depth, f"add({table}[{value}] if 0 <= {value} < {len(_SMALL_LONG)} else {slow})")
 
     _emit_int = _emit_long
 
@@ -410,4 +417,4 @@ def _write_varint(number: int) -> bytes:
     return bytes(out)
 
 
-_SMALL_LONG = {number: _write_varint(number) for number in range(64)}
+_SMALL_LONG = [_write_varint(number) for number in range(1 << 12)]

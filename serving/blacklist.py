@@ -6,10 +6,10 @@ the sets are copied at most every two seconds, and the last copy serves while Re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fraud.errors import Unavailable
-from fraud.events import KINDS
+from fraud.events import KINDS, Transaction, entity_ids
 from serving.redis_link import RedisLink
 
 __all__ = ["Blacklist", "blacklist_key"]
@@ -68,6 +68,16 @@ class Blacklist:
     def contains(self, tenant_id: str, kind: str, entity_id: str | None) -> bool:
         """Whether the id is blocked, as of the last copy; False for ``None`` and for a tenant that was never refreshed."""
         return entity_id in self._blocked.get((tenant_id, kind), _NOBODY)
+
+    def lists_of(self, transactions: Sequence[Transaction], now_s: float) -> list[list[str]]:
+        """Kinds of the lists that each transaction is on, in the order of ``KINDS``; refreshes first, see :meth:`refresh`."""
+        self.refresh({tx.tenant_id for tx in transactions}, now_s)
+        if not self._blocked:
+            return [[] for _ in transactions]
+        return [
+            [kind for kind, entity in zip(KINDS, entity_ids(tx), strict=True) if self.contains(tx.tenant_id, kind, entity)]
+            for tx in transactions
+        ]
 
     def close(self) -> None:
         """Close the idle connections."""

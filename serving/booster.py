@@ -1,7 +1,8 @@
 """LightGBM's library through its C interface, for what its Python package does slowly: few rows at a time.
 
 ``Booster.predict`` spends ten times as long around a single row as in it.  The results are those of ``Booster.predict`` to the
-last bit.  Nothing here knows where a model comes from or what its scores mean.
+last bit.  The package itself is not imported: it brings all of scikit-learn, 1.4 s of a core in every process that is started to
+take over from a dead one.  Nothing here knows where a model comes from or what its scores mean.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
-import lightgbm
 import numpy as np
-from lightgbm.basic import _LIB  # the handle of the library; the package offers no other way to its fast path
 from numpy.typing import NDArray
 
 from fraud.errors import Unavailable
@@ -27,7 +27,25 @@ _FIRST, _ALL = ctypes.c_int(0), ctypes.c_int(-1)
 _ONE_THREAD = ctypes.c_char_p(b"num_threads=1")
 # Below this many rows the fast path row by row beats one call for the matrix, which sets up a predictor first.
 _MATRIX_FROM_ROWS = 8
+
+
+def _load_library() -> ctypes.CDLL:
+    """The library inside the package; where the package is imported as well, the two share it."""
+    spec = find_spec("lightgbm")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else Path("lightgbm")
+    found = next((path for part in ("lib", "bin") for path in sorted((folder / part).glob("lib_lightgbm.*"))), None)
+    if found is None:
+        raise ImportError(f"there is no LightGBM library in {folder}")
+    return ctypes.CDLL(str(found))
+
+
+_LIB = _load_library()
 # Item access makes function objects of our own: the package's are left with the signature it gave them.
+_load_model = _LIB["LGBM_BoosterLoadModelFromString"]
+_free_model = _LIB["LGBM_BoosterFree"]
+_count_features = _LIB["LGBM_BoosterGetNumFeature"]
+_count_outputs = _LIB["LGBM_BoosterNumModelPerIteration"]
+_read_feature_names = _LIB["LGBM_BoosterGetFeatureNames"]
 _predict_row = _LIB["LGBM_BoosterPredictForMatSingleRowFast"]
 _predict_matrix = _LIB["LGBM_BoosterPredictForMat"]
 _new_row_config = _LIB["LGBM_BoosterPredictForMatSingleRowFastInit"]
@@ -38,6 +56,34 @@ _last_error.restype = ctypes.c_char_p
 
 class UnreadableModel(ValueError):
     """A text that LightGBM does not take for a model."""
+
+
+class _Model:
+    """A model's memory in the library, given back with the last who uses it."""
+
+    def __init__(self, text: str) -> None:
+        self.handle = ctypes.c_void_p()
+        if _load_model(ctypes.c_char_p(text.encode()), ctypes.byref(ctypes.c_int()), ctypes.byref(self.handle)):
+            raise UnreadableModel(_describe_error())
+        weakref.finalize(self, _free_model, self.handle)
+
+    def count(self, what: ctypes._NamedFuncPointer) -> int:
+        number = ctypes.c_int()
+        _check(what(self.handle, ctypes.byref(number)))
+        return number.value
+
+    def feature_names(self) -> tuple[str, ...]:
+        count = self.count(_count_features)
+        found, longest = ctypes.c_int(), ctypes.c_size_t()
+        size = 256  # never 0: the library ends each name in its last byte
+        while True:
+            buffers = [ctypes.create_string_buffer(size) for _ in range(count)]
+            names = (ctypes.c_char_p * count)(*(ctypes.cast(buffer, ctypes.c_char_p) for buffer in buffers))
+            given = ctypes.c_size_t(size)
+            _check(_read_feature_names(self.handle, count, ctypes.byref(found), given, ctypes.byref(longest), names))
+            if longest.value <= size:
+                return tuple(buffer.value.decode() for buffer in buffers)
+            size = longest.value
 
 
 class LibraryBooster:
@@ -55,12 +101,9 @@ class LibraryBooster:
     """
 
     def __init__(self, text: str) -> None:
-        try:
-            self._booster = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise UnreadableModel(str(error)) from None
-        self.feature_names: tuple[str, ...] = tuple(self._booster.feature_name())
-        self.outputs: int = self._booster.num_model_per_iteration()
+        self._model = _Model(text)
+        self.feature_names: tuple[str, ...] = self._model.feature_names()
+        self.outputs: int = self._model.count(_count_outputs)
         self._lanes = threading.local()
 
     def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -74,7 +117,7 @@ class LibraryBooster:
         try:
             lane: _RowLane = self._lanes.lane
         except AttributeError:
-            lane = self._lanes.lane = _RowLane(self._booster, len(self.feature_names))
+            lane = self._lanes.lane = _RowLane(self._model, len(self.feature_names))
         lane.row[:] = row
         return lane.predict()
 
@@ -91,7 +134,7 @@ class LibraryBooster:
             return out
         _check(
             _predict_matrix(
-                _handle(self._booster),
+                self._model.handle,
                 ctypes.c_void_p(rows.ctypes.data),
                 _FLOAT64,
                 ctypes.c_int32(rows.shape[0]),
@@ -111,15 +154,15 @@ class LibraryBooster:
 class _RowLane:
     """What one thread needs for single rows: an input row, an output cell, and the library's prepared configuration."""
 
-    __slots__ = ("__weakref__", "_arguments", "_booster", "_raw", "row")
+    __slots__ = ("__weakref__", "_arguments", "_model", "_raw", "row")
 
-    def __init__(self, booster: Any, columns: int) -> None:
-        self._booster = booster  # the configuration points into it
+    def __init__(self, model: _Model, columns: int) -> None:
+        self._model = model  # the configuration points into it
         self.row = np.zeros(columns)
         self._raw = ctypes.c_double()
         config = ctypes.c_void_p()
         count = ctypes.c_int32(columns)
-        _check(_new_row_config(_handle(booster), _RAW, _FIRST, _ALL, _FLOAT64, count, _ONE_THREAD, ctypes.byref(config)))
+        _check(_new_row_config(model.handle, _RAW, _FIRST, _ALL, _FLOAT64, count, _ONE_THREAD, ctypes.byref(config)))
         weakref.finalize(self, _free_row_config, config)
         row = ctypes.c_void_p(self.row.ctypes.data)
         self._arguments = (config, row, ctypes.byref(ctypes.c_int64()), ctypes.byref(self._raw))
@@ -130,11 +173,11 @@ class _RowLane:
         return self._raw.value
 
 
-def _handle(booster: Any) -> ctypes.c_void_p:
-    return booster._handle  # type: ignore[no-any-return]  # noqa: SLF001 - what the C interface calls the model by
-
-
 def _check(status: int) -> None:
     """Turn the library's failure into what it is: a model that cannot answer."""
     if status:
-        raise Unavailable("model", (_last_error() or b"").decode(errors="replace"))
+        raise Unavailable("model", _describe_error())
+
+
+def _describe_error() -> str:
+    return (_last_error() or b"").decode(errors="replace")

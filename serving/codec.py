@@ -32,10 +32,21 @@ _MAGIC = 0
 # The decision of record never carries the raw address, nor another decision, whoever builds it.
 _BLANK: Mapping[str, tuple[str, ...]] = {"decision": ("transaction.ip_address", "transaction.decided")}
 
+
+def _between(schema: dict[str, Any], first: str, last: str) -> dict[str, Any]:
+    """The record of a schema's fields from one to another."""
+    names = [f["name"] for f in schema["fields"]]
+    return {**schema, "fields": schema["fields"][names.index(first) : names.index(last) + 1]}
+
+
 _DECODERS: Mapping[str, Decoder] = {name: compile_decoder(load_schema(name), CLASSES) for name in SCHEMAS}
 _ENCODERS: Mapping[str, Encoder] = {name: compile_encoder(load_schema(name), _BLANK.get(name, ())) for name in SCHEMAS}
 _encode_decision_around = compile_splicer(load_schema("decision"), "transaction")
 _decode_own_transaction = _DECODERS["transaction"]
+# what enrichment writes stands together in the record, and the rest of it can stay as it came
+_ADDRESS_FIELDS = ("ip_address", "ip_lon")
+_decode_spanned_transaction = compile_decoder(load_schema("transaction"), CLASSES, _ADDRESS_FIELDS)
+_encode_address = compile_encoder(_between(load_schema("transaction"), *_ADDRESS_FIELDS))
 
 
 def frame(schema_id: int) -> bytes:
@@ -103,6 +114,16 @@ class Codec:
         if value is not None and value[:HEADER_BYTES] == self._transaction_frame and len(value) <= self.max_value_bytes:
             return cast(Transaction, _decode_own_transaction(value, HEADER_BYTES))
         return cast(Transaction, self._decode("transaction", value))
+
+    def read_transaction(self, value: bytes | None) -> tuple[Transaction, Callable[[Transaction], bytes]]:
+        """Decode a value of the topic ``transactions``; with it comes what encodes it again after enrichment.
+
+        That function takes the same transaction with other fields of its address and with nothing else changed; it copies the rest.
+        """
+        if value is not None and value[:HEADER_BYTES] == self._transaction_frame and len(value) <= self.max_value_bytes:
+            transaction, begin, end = _decode_spanned_transaction(value, HEADER_BYTES)
+            return transaction, lambda enriched: b"".join((_encode_address(value[:begin], enriched), value[end:]))
+        return cast(Transaction, self._decode("transaction", value)), self.encode_transaction
 
     def encode_label(self, label: Label) -> bytes:
         """Encode a label."""

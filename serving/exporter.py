@@ -7,7 +7,6 @@ takes its predecessor's place; that of a dead one stays, and Prometheus shows th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, start_http_server
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serving.atomic_write import write_atomically
 
 __all__ = ["Exporter", "ExporterSettings", "announce", "serve"]
 
@@ -66,7 +67,4 @@ def serve(registry: CollectorRegistry, settings: ExporterSettings, *, prefix: st
 
 def announce(path: Path, targets: list[str], labels: Mapping[str, str]) -> None:
     """Write one file of Prometheus' file-based discovery, in one step: it may be read at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps([{"targets": targets, "labels": dict(labels)}]) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps([{"targets": targets, "labels": dict(labels)}]) + "\n")

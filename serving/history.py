@@ -46,7 +46,6 @@ __all__ = [
     "ColumnMapping",
     "ColumnSource",
     "HistoryError",
-    "count_history",
     "detect_mapping",
     "from_transactions",
     "labels_from_history",
@@ -309,14 +308,6 @@ def read_history(
     header_lines = 0 if _is_parquet(path) else 1
     _check_rows(path, frame, columns, first_line=offset + header_lines + 1)
     return frame.select(CANONICAL_SCHEMA.names())
-
-
-def count_history(path: str | Path) -> int:
-    """Count the rows of a history file without reading its columns, for a progress bar; raises HistoryError."""
-    path = Path(path)
-    scan = _scan(path)
-    _schema(path, scan)
-    return int(_collect(path, scan.select(pl.len())).item())
 
 
 def _is_parquet(path: Path) -> bool:

@@ -46,6 +46,9 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": eof,
             "queued.max.messages.kbytes": 65_536,
+            "fetch.queue.backoff.ms": 5,  # the default stops fetching for a second whenever the queue was full
+            "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "fetch.wait.max.ms": 10 if eof else 500,  # the end of a partition is told by an empty answer
             "log_level": 0,  # a broker that is away is an error of the call, not a line on somebody's terminal twenty times a second
         }
     )

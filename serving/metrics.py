@@ -158,6 +158,24 @@ _STREAM = (
         Emitter.STREAM,
         "How long some entity state has been waiting for the online store; 0 when nothing waits.",
     ),
+    Metric(
+        "fraud_detection_online_store_reemitted_rows_total",
+        "counter",
+        Emitter.STREAM,
+        "Entity states given to the online store again, because it had lost them or might have.",
+    ),
+    Metric(
+        "fraud_detection_online_store_healings_total",
+        "counter",
+        Emitter.STREAM,
+        "Shards whose states were asked for again: all of them when a task starts, and when the online store has lost data.",
+    ),
+    Metric(
+        "fraud_detection_online_store_unhealed_shards",
+        "gauge",
+        Emitter.STREAM,
+        "Shards of which the online store may lack states; an entity that is absent meanwhile is missing, not new.",
+    ),
     Metric("process_cpu_seconds_total", "counter", Emitter.STREAM, "CPU time of the process, JVM and Python together.", rows=("S-OBS-27",)),
     Metric("process_resident_memory_bytes", "gauge", Emitter.STREAM, "Resident memory of the process.", rows=("S-OBS-27",)),
 )

@@ -22,6 +22,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from fraud.errors import Unavailable
+from serving.atomic_write import write_atomically
 
 __all__ = ["AnomalyFile", "Calibration", "Manifest", "ModelFiles", "ModelRefused", "Production", "production", "promote", "publish"]
 __all__ += ["published", "read_files"]
@@ -222,9 +223,7 @@ def promote(models_dir: Path, digest: str) -> Production:
         "manifest_sha256": pointer.manifest_sha256,
         "previous_sha256": pointer.previous_sha256,
     }
-    staged = models_dir / f".{POINTER_NAME}.{os.getpid()}"
-    _write(staged, (json.dumps(plain, indent=2) + "\n").encode())
-    staged.replace(models_dir / POINTER_NAME)
+    write_atomically(models_dir / POINTER_NAME, json.dumps(plain, indent=2) + "\n", durable=True)
     return pointer
 
 

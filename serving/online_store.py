@@ -23,24 +23,23 @@ This module must not decide when to write (``serving.online_writer``) and must n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from typing import NamedTuple
 
 from fraud.errors import Unavailable
 from fraud.events import KINDS
 from serving.feast_layout import FEATURE_FIELDS, TIME_FIELDS, VERSION_FIELDS, EntityKeys, RowCodec
+from serving.online_health import HealthKeys, Mark, PartMarks, StoreHealth, parse_health, parse_run_id
 from serving.redis_link import Command, RedisLink, ScriptMissing
 
-__all__ = ["EntityRow", "OnlineStore", "StoredState"]
+__all__ = ["EntityRow", "OnlineStore", "Reading", "StoredState"]
 
 # A script holds Redis up for 6 us a row: readers wait for at most 0.8 ms.
 ROWS_PER_SCRIPT = 128
 # As long as the kernel remembers a silent entity. A key with a time to live can also be evicted under volatile-lru, which
 # spares the block lists; without one, a full Redis would refuse every write.
 TTL_S = 90 * 86_400
-
-
-_KIND_NUMBERS = tuple(b"%d" % (kind + 1) for kind in range(len(KINDS)))  # Lua counts from 1
 
 
 class EntityRow(NamedTuple):
@@ -61,6 +60,13 @@ class StoredState(NamedTuple):
     event_time_ms: int
 
 
+class Reading(NamedTuple):
+    """States as asked for, and whether ``None`` among them means "never seen" (the store is whole) or "may have been lost"."""
+
+    states: list[StoredState | None]
+    health: StoreHealth
+
+
 def _lua_string(data: bytes) -> str:
     return '"' + "".join(f"\\{byte:03d}" for byte in data) + '"'
 
@@ -70,19 +76,23 @@ def _lua_names() -> str:
     return ",".join("{" + ",".join(map(_lua_string, row)) + "}" for row in rows)
 
 
-# KEYS: the entities. ARGV: seconds to live (0: for ever), then kind, state, seq, event time, Feast's time, version of each.
+# KEYS: the entities. ARGV: seconds to live (0: for ever), then one packed row each (see ``_pack``): an argument costs as much as a row.
 # Versions are decimal digits of one width: comparing them as text is right in every locale, and exact beyond 2^53.
 WRITE_SCRIPT = f"""
 local names = {{{_lua_names()}}}
 local ttl_s = tonumber(ARGV[1])
 local written = 0
 for i = 1, #KEYS do
-  local at = 6 * i - 4
-  local name, version = names[tonumber(ARGV[at])], ARGV[at + 5]
+  local row = ARGV[i + 1]
+  local kind, seq_bytes, event_time_bytes, time_bytes = string.byte(row, 1, 4)
+  local name, version = names[kind], string.sub(row, 5, 36)
   local stored = redis.call("HGET", KEYS[i], name[5])
   if not stored or stored <= version then
-    redis.call("HSET", KEYS[i], name[1], ARGV[at + 1], name[2], ARGV[at + 2], name[3], ARGV[at + 3],
-      name[4], ARGV[at + 4], name[5], version)
+    local event_time = 37 + seq_bytes
+    local time = event_time + event_time_bytes
+    local state = time + time_bytes
+    redis.call("HSET", KEYS[i], name[1], string.sub(row, state), name[2], string.sub(row, 37, event_time - 1),
+      name[3], string.sub(row, event_time, time - 1), name[4], string.sub(row, time, state - 1), name[5], version)
     if ttl_s > 0 then redis.call("EXPIRE", KEYS[i], ttl_s) end
     written = written + 1
   end
@@ -113,6 +123,7 @@ class OnlineStore:
         self._keys = EntityKeys(project)
         self._ttl_s = ttl_s
         self._epoch_key = f"{project}:epoch"
+        self._health = HealthKeys(project)
 
     def read(self, entities: Sequence[tuple[int, str] | None]) -> list[StoredState | None]:
         """Read the states of ``(kind, key)`` pairs in one round trip; ``None`` for ``None`` and for what is not there.
@@ -120,15 +131,17 @@ class OnlineStore:
         Raises:
             Unavailable: Redis cannot answer, or holds something that is not a row.
         """
-        commands: list[Command] = [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
-        if not commands:
-            return [None] * len(entities)
-        replies = iter(self._link.call(commands))
-        codec = RowCodec()
+        commands = self._reads(entities)
+        return self._states(entities, self._link.call(commands)) if commands else [None] * len(entities)
+
+    def look_up(self, entities: Sequence[tuple[int, str] | None]) -> Reading:
+        """Like :meth:`read`, and whether the store is whole, in the same round trip.  Raises Unavailable."""
+        mark, info, *replies = self._link.call([*self._health.read(), *self._reads(entities)])
         try:
-            return [self._stored(codec, next(replies)) if entity else None for entity in entities]
+            health = parse_health(mark, info)
         except ValueError as error:
             raise Unavailable("redis", str(error)) from error
+        return Reading(self._states(entities, replies), health)
 
     def write(self, rows: Iterable[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> int:
         """Write the rows in one round trip, each unless the store holds a newer version; later rows count as later.
@@ -162,9 +175,37 @@ class OnlineStore:
         """
         return int(self._link.call([("EVAL", CLAIM_SCRIPT, 1, self._epoch_key, started_ms)])[0])
 
+    def read_parts(self, names: Sequence[str], parts: int) -> PartMarks:
+        """Read the marks of some of a job's ``parts`` parts, see ``serving.online_health``.  Raises Unavailable."""
+        info, marks = self._link.call(self._health.read_parts(names, parts))
+        try:
+            return PartMarks(parse_run_id(info), [None if mark is None else mark.decode() for mark in marks])
+        except ValueError as error:
+            raise Unavailable("redis", str(error)) from error
+
+    def begin_healing(self, names: Sequence[str], mark: Mark, now_ms: int, parts: int) -> list[bool]:
+        """Say that the states of these parts are being written again; False for a part of a later attempt.  Raises Unavailable."""
+        (taken,) = self._link.call([self._health.begin(names, mark, now_ms, parts)])
+        return [bool(one) for one in taken]
+
+    def finish_healing(self, name: str, mark: Mark, parts: int) -> bool:
+        """Say that a part is whole; False when its mark is not the one that it began with.  Raises Unavailable."""
+        return bool(self._link.call([self._health.finish(name, mark, parts)])[0])
+
     def close(self) -> None:
         """Close the idle connections."""
         self._link.close()
+
+    def _reads(self, entities: Sequence[tuple[int, str] | None]) -> list[Command]:
+        return [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
+
+    @classmethod
+    def _states(cls, entities: Sequence[tuple[int, str] | None], replies: Sequence[Sequence[bytes | None]]) -> list[StoredState | None]:
+        codec, rows = RowCodec(), iter(replies)
+        try:
+            return [cls._stored(codec, next(rows)) if entity else None for entity in entities]
+        except ValueError as error:
+            raise Unavailable("redis", str(error)) from error
 
     @staticmethod
     def _stored(codec: RowCodec, values: Sequence[bytes | None]) -> StoredState | None:
@@ -174,20 +215,24 @@ class OnlineStore:
         return StoredState(*codec.decode(state, seq, event_time_ms))
 
     def _scripts(self, rows: Sequence[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> list[Command]:
-        codec, encode_key = RowCodec(), self._keys.encode
+        encode_key, version = self._keys.encode, b"%016d" % epoch
         commands: list[Command] = []
         for start in range(0, len(rows), ROWS_PER_SCRIPT):
-            keys: list[bytes] = []
-            values: list[bytes | int] = []
-            for kind, key, state, seq, event_time_ms in rows[start : start + ROWS_PER_SCRIPT]:
-                keys.append(encode_key(kind, key))
-                values += (
-                    _KIND_NUMBERS[kind],
-                    codec.state(state),
-                    codec.integer(seq),
-                    codec.integer(event_time_ms),
-                    codec.time(event_time_ms),
-                    b"%016d%016d" % (epoch, seq),
-                )
-            commands.append(("EVALSHA", WRITE_SHA, len(keys), *keys, self._ttl_s, *values))
+            some = rows[start : start + ROWS_PER_SCRIPT]
+            keys = [encode_key(row[0], row[1]) for row in some]
+            commands.append(("EVALSHA", WRITE_SHA, len(keys), *keys, self._ttl_s, *[_pack(row, version) for row in some]))
         return commands
+
+
+def _pack(row: EntityRow | tuple[int, str, bytes, int, int], epoch: bytes) -> bytes:
+    """Kind counted from 1 and three lengths (a byte each), the version, then seq, event time, Feast's time and state."""
+    kind, _, state, seq, event_time_ms = row
+    number = RowCodec.integer(seq)
+    event_time, time = _times(event_time_ms)
+    lengths = bytes((kind + 1, len(number), len(event_time), len(time)))
+    return b"".join((lengths, epoch, b"%016d" % seq, number, event_time, time, RowCodec.state(state)))
+
+
+@lru_cache(maxsize=1024)  # the entities of one event are written with its one time
+def _times(event_time_ms: int) -> tuple[bytes, bytes]:
+    return RowCodec.integer(event_time_ms), RowCodec.time(event_time_ms)

@@ -42,9 +42,9 @@ class BufferedWriter:
         written: rows that Redis took.
         refused: rows that were older than the stored ones: more than a few mean that a later attempt of this job is running.
         failed_flushes: attempts to reach Redis that failed.
-        dropped: rows given up because too many entities were waiting; they come with their entity's next event.
-        recoveries: times that Redis came back after a failure.  It may have lost its last writes (or all of them), so the
-            operator should put the states that it holds again when this number grows.
+        dropped: rows given up because too many entities were waiting; the states must be put again (``serving.online_healing``).
+        put_again_rows: rows put again because the store may have lost them.
+        recoveries: times that Redis came back after a failure.
 
     Args:
         store: where to write.
@@ -62,7 +62,7 @@ class BufferedWriter:
         budget_s: float = 0.05,
         max_waiting_rows: int = MAX_WAITING_ROWS,
     ) -> None:
-        self.written = self.refused = self.failed_flushes = self.dropped = self.recoveries = 0
+        self.written = self.refused = self.failed_flushes = self.dropped = self.recoveries = self.put_again_rows = 0
         self._store = store
         self._started_ms = started_ms
         self._clock = clock
@@ -77,6 +77,19 @@ class BufferedWriter:
     def waiting(self) -> int:
         """Number of entities whose newest state Redis does not have yet."""
         return len(self._rows)
+
+    def epoch(self) -> int:
+        """This attempt's number, claimed when it is needed first; raises Unavailable."""
+        if self._epoch is None:
+            self._epoch = self._store.claim_epoch(self._started_ms)
+        return self._epoch
+
+    def put_again(self, row: EntityRow) -> None:
+        """Take a state that may be older than the one that waits, and then keep that one."""
+        self.put_again_rows += 1
+        waiting = self._rows.get((row.kind, row.key))
+        if waiting is None or waiting.seq < row.seq:
+            self.put(*row)
 
     def put(self, kind: int, key: str, state: bytes, seq: int, event_time_ms: int) -> None:
         """Take the newest state of an entity; it replaces the one that waits."""
@@ -104,10 +117,9 @@ class BufferedWriter:
         return not self._rows
 
     def _write_chunk(self) -> None:
-        if self._epoch is None:
-            self._epoch = self._store.claim_epoch(self._started_ms)
+        epoch = self.epoch()
         chunk = list(islice(self._rows.values(), CHUNK_ROWS))
-        written = self._store.write(chunk, self._epoch)
+        written = self._store.write(chunk, epoch)
         for row in chunk:
             del self._rows[row.kind, row.key]
         self.written += written

@@ -168,6 +168,8 @@ def _listed(values: NDArray[np.float64] | None) -> list[float]:
 
 def alert_of(decision: Decision) -> Alert | None:
     """The alert of a decision that is not ALLOW, or in which an enabled rule of high severity fired; else None."""
+    if decision.outcome == Outcome.ALLOW.name and not decision.rules:
+        return None  # nearly every decision
     fired = sorted((rule for rule in decision.rules if rule.mode == "enabled"), key=lambda rule: -_SEVERITIES.index(rule.severity))
     worst = fired[0].severity if fired else "medium"
     if decision.outcome == Outcome.ALLOW.name and (not fired or _SEVERITIES.index(worst) < _SEVERITIES.index("high")):

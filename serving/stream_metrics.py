@@ -8,7 +8,6 @@ Names, labels and buckets are those of ``serving.metrics``.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from fraud.decide import Outcome
+from serving.clock import now_ms
 from serving.exporter import Exporter, ExporterSettings, serve
 from serving.metrics import metric
 
@@ -52,11 +52,15 @@ _DEGRADED = "fraud_detection_degraded_decisions_total"
 _REFUSED = "fraud_detection_releases_refused_total"
 _STORE_ROWS = "fraud_detection_online_store_rows_total"
 _STORE_FAILURES = "fraud_detection_online_store_failures_total"
-_COUNTERS = (_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, _STORE_ROWS, _STORE_FAILURES)
+_STORE_REEMITTED = "fraud_detection_online_store_reemitted_rows_total"
+_STORE_HEALINGS = "fraud_detection_online_store_healings_total"
+_STORE_COUNTERS = (_STORE_ROWS, _STORE_FAILURES, _STORE_REEMITTED, _STORE_HEALINGS)
+_COUNTERS = (_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, *_STORE_COUNTERS)
 
 _EVENT_LAG = "fraud_detection_event_lag_seconds"
 _STORE_WAITING = "fraud_detection_online_store_waiting_rows"
 _STORE_STALENESS = "fraud_detection_online_store_staleness_seconds"
+_STORE_UNHEALED = "fraud_detection_online_store_unhealed_shards"
 
 _OUTCOMES = tuple((outcome.name.lower(),) for outcome in Outcome)
 
@@ -138,6 +142,8 @@ class StreamMetrics:
         self._store_waiting = 0
         self._store_clean_ms: int | None = None
         self._store_seen = (0, 0, 0, 0)
+        self._healing_seen = (0, 0)
+        self.unhealed_shards = 0
 
     def close(self) -> None:
         """The operator ends; what it counted stays in the process' totals."""
@@ -237,6 +243,18 @@ class StreamMetrics:
                 self._store_clean_ms = self._clock()
             self._store_waiting = waiting_rows
 
+    def healing(self, reemitted: int, begun: int, unhealed_shards: int) -> None:
+        """How the healing of the online store stands: its own totals so far, and the shards that are not whole now."""
+        self.unhealed_shards = unhealed_shards
+        now = (reemitted, begun)
+        if now == self._healing_seen:
+            return
+        with self._lock:
+            for name, new, old in zip((_STORE_REEMITTED, _STORE_HEALINGS), now, self._healing_seen, strict=True):
+                if new > old:
+                    self._totals.count(name, (), new - old)
+            self._healing_seen = now
+
     def read(self) -> tuple[_Totals, tuple[int, float] | None, int, float]:
         """A consistent copy: totals; when and how far event time lagged; rows that wait for the store, and for how many seconds."""
         with self._lock:
@@ -306,6 +324,7 @@ class StreamExporter(Collector):
             totals = _Totals()
             totals.add(self._retired)
             readings = [own.read() for own in self._live]
+            unhealed = sum(own.unhealed_shards for own in self._live)
         for own, *_ in readings:
             totals.add(own)
         yield from map(_counter, totals.counters.items())
@@ -315,6 +334,7 @@ class StreamExporter(Collector):
             yield _gauge(_EVENT_LAG, max(lags)[1])
         yield _gauge(_STORE_WAITING, sum(rows for _, _, rows, _ in readings))
         yield _gauge(_STORE_STALENESS, max((seconds for *_, seconds in readings), default=0.0))
+        yield _gauge(_STORE_UNHEALED, unhealed)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise collect once to find the names."""
@@ -330,6 +350,8 @@ _ALWAYS: dict[str, tuple[tuple[str, ...], ...]] = {
     _REFUSED: (("rules",), ("models",)),
     _LATE: ((),),
     _STORE_FAILURES: ((),),
+    _STORE_REEMITTED: ((),),
+    _STORE_HEALINGS: ((),),
 }
 
 
@@ -367,7 +389,7 @@ def process_exporter(settings: ExporterSettings | None = None, *, clock: Callabl
     with _process_lock:
         if not _process:
             settings = settings or ExporterSettings()
-            exporter = StreamExporter(clock or _now_ms)
+            exporter = StreamExporter(clock or now_ms)
             registry = CollectorRegistry(auto_describe=False)
             registry.register(exporter)
             ProcessCollector(registry=registry)
@@ -381,7 +403,3 @@ def _serve(registry: CollectorRegistry, settings: ExporterSettings) -> Exporter 
     except OSError:
         structlog.get_logger().exception("no_metrics", port=settings.port)
         return None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -49,11 +49,11 @@ class Validator:
         self._max_future_ms = max_future_ms
         self._key_is_card = key_is_card
 
-    def check_transaction(self, tx: Transaction, key: bytes | None, *, now_ms: int) -> None:
+    def check_transaction(self, tx: Transaction, key: bytes | None, *, now_ms: int) -> bool:
         """Judge a record of the topic ``transactions`` at the time ``now_ms``; see :func:`check_key` and :func:`validate`."""
         if self._key_is_card:
             check_key(key, tx.card_id)
-        validate(tx, now_ms=now_ms, max_future_ms=self._max_future_ms)
+        return validate(tx, now_ms=now_ms, max_future_ms=self._max_future_ms)
 
     def check_label(self, label: Label, key: bytes | None, *, now_ms: int) -> None:
         """Judge a record of the topic ``labels``; see :func:`check_key` and :func:`validate_label`."""
@@ -74,28 +74,25 @@ def check_key(key: bytes | None, card_id: str) -> None:
         raise InvalidEvent("key_mismatch", "the key of the record is not its card_id")
 
 
-def validate(tx: Transaction, *, now_ms: int, max_future_ms: int = MAX_FUTURE_MS) -> None:
+def validate(tx: Transaction, *, now_ms: int, max_future_ms: int = MAX_FUTURE_MS) -> bool:
     """Judge a decoded transaction; ``now_ms`` is the wall clock in milliseconds UTC.
+
+    Returns:
+        Whether something was set right in place.
 
     Raises:
         InvalidEvent: with one of the codes of this module; the first fault found decides.
     """
-    tx.transaction_id = _id(tx.transaction_id, "transaction_id")
-    tx.tenant_id = _tenant(tx.tenant_id)
-    tx.card_id = _id(tx.card_id, "card_id")
-    tx.merchant_id = _id(tx.merchant_id, "merchant_id")
-    if tx.user_id is not None:
-        tx.user_id = _id(tx.user_id, "user_id")
-    if tx.device_id is not None:
-        tx.device_id = _id(tx.device_id, "device_id")
+    changed = _set_ids_right(tx)
     if not 0 <= tx.amount_minor <= MAX_AMOUNT_MINOR:
         raise InvalidEvent("bad_amount", f"amount_minor must be from 0 to {MAX_AMOUNT_MINOR}")
     if tx.currency not in CURRENCIES:
         raise InvalidEvent("unknown_currency", "currency")
     _check_time(tx.event_time_ms, "event_time_ms", now_ms + max_future_ms)
-    _check_positions(tx)
+    changed |= _set_positions_right(tx)
     _check_codes(tx)
     _check_texts(tx)
+    return changed
 
 
 def validate_label(label: Label, *, now_ms: int, max_future_ms: int = MAX_FUTURE_MS) -> None:
@@ -115,6 +112,23 @@ def validate_label(label: Label, *, now_ms: int, max_future_ms: int = MAX_FUTURE
     if label.label_time_ms < label.transaction_time_ms:
         raise InvalidEvent("bad_time", "label_time_ms is before transaction_time_ms")
     _check_text(label.source, "source")
+
+
+def _set_ids_right(tx: Transaction) -> bool:
+    sent = (tx.transaction_id, tx.tenant_id, tx.card_id, tx.merchant_id, tx.user_id, tx.device_id)
+    transaction_id, tenant_id, card_id, merchant_id, user_id, device_id = sent
+    right = (
+        _id(transaction_id, "transaction_id"),
+        _tenant(tenant_id),
+        _id(card_id, "card_id"),
+        _id(merchant_id, "merchant_id"),
+        None if user_id is None else _id(user_id, "user_id"),
+        None if device_id is None else _id(device_id, "device_id"),
+    )
+    if right == sent:
+        return False
+    tx.transaction_id, tx.tenant_id, tx.card_id, tx.merchant_id, tx.user_id, tx.device_id = right
+    return True
 
 
 def _id(value: str, name: str) -> str:
@@ -178,13 +192,18 @@ def _check_time(time_ms: int, name: str, latest_ms: int) -> None:
         raise InvalidEvent("future_event", f"{name} is in the future")
 
 
-def _check_positions(tx: Transaction) -> None:
+def _set_positions_right(tx: Transaction) -> bool:
+    changed = False
     if (tx.lat is not None or tx.lon is not None) and _is_nowhere(tx.lat, tx.lon, ""):
         tx.lat = tx.lon = None
+        changed = True
     if (tx.billing_lat is not None or tx.billing_lon is not None) and _is_nowhere(tx.billing_lat, tx.billing_lon, "billing_"):
         tx.billing_lat = tx.billing_lon = None
+        changed = True
     if (tx.ip_lat is not None or tx.ip_lon is not None) and _is_nowhere(tx.ip_lat, tx.ip_lon, "ip_"):
         tx.ip_lat = tx.ip_lon = None
+        changed = True
+    return changed
 
 
 def _is_nowhere(lat: float | None, lon: float | None, prefix: str) -> bool:

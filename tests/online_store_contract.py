@@ -8,11 +8,14 @@ import pytest
 
 from fraud.errors import Unavailable
 from fraud.events import Kind
-from serving.online_store import EntityRow, StoredState
+from serving.online_health import Mark, PartMarks, StoreHealth
+from serving.online_store import EntityRow, Reading, StoredState
 
 CARD, DEVICE = int(Kind.CARD), int(Kind.DEVICE)
 A = "default|a"
 EPOCH = 1_000
+PARTS = 2
+BOTH = ["cards|0", "entities|0"]
 
 
 class MemoryOnlineStore:
@@ -21,6 +24,10 @@ class MemoryOnlineStore:
     def __init__(self) -> None:
         self.is_up = True
         self.calls = 0
+        self._run = 1
+        self._marks: dict[str, str] = {}
+        self._health = StoreHealth(is_whole=False)
+        self._whole_in = ""
         self.last_epoch = 0
         self._rows: dict[tuple[int, str], tuple[tuple[int, int], StoredState]] = {}
 
@@ -43,6 +50,46 @@ class MemoryOnlineStore:
         self._answer()
         self.last_epoch = max(started_ms, self.last_epoch + 1)
         return self.last_epoch
+
+    def look_up(self, entities: Sequence[tuple[int, str] | None]) -> Reading:
+        is_whole = self._health.is_whole and self._whole_in == self.run_id
+        health = StoreHealth(is_whole=is_whole, healing_since_ms=self._health.healing_since_ms)
+        return Reading(self.read(entities), health)
+
+    def read_parts(self, names: Sequence[str], parts: int) -> PartMarks:  # noqa: ARG002
+        self._answer()
+        return PartMarks(self.run_id, [self._marks.get(name) for name in names])
+
+    def begin_healing(self, names: Sequence[str], mark: Mark, now_ms: int, parts: int) -> list[bool]:  # noqa: ARG002
+        self._answer()
+        taken = [name not in self._marks or int(self._marks[name][:16]) <= mark.epoch for name in names]
+        self._marks |= {name: mark.healing for name, is_ours in zip(names, taken, strict=True) if is_ours}
+        if any(taken) and self._health.healing_since_ms is None:
+            self._health = StoreHealth(is_whole=False, healing_since_ms=now_ms)
+        return taken
+
+    def finish_healing(self, name: str, mark: Mark, parts: int) -> bool:
+        self._answer()
+        if self._marks.get(name) != mark.healing:
+            return False
+        self._marks[name] = mark.whole
+        if len(self._marks) == parts and {stored[17:] for stored in self._marks.values()} == {mark.whole[17:]}:
+            self._health, self._whole_in = StoreHealth(is_whole=True), mark.run_id
+        return True
+
+    @property
+    def run_id(self) -> str:
+        return f"run-{self._run}"
+
+    def lose_everything(self) -> None:
+        """FLUSHALL."""
+        self._rows.clear()
+        self._marks.clear()
+        self._health = StoreHealth(is_whole=False)
+
+    def restart(self) -> None:
+        """Everything is still there, and nobody knows that."""
+        self._run += 1
 
     def _answer(self) -> None:
         self.calls += 1
@@ -121,3 +168,43 @@ class OnlineStoreContract:
         assert first >= 1_700_000_000_000
         assert first < behind < ahead
         assert ahead >= 1_800_000_000_000
+
+    def test_a_store_that_nobody_has_marked_is_not_whole(self, store: MemoryOnlineStore) -> None:
+        assert store.look_up([(CARD, A)]) == ([None], StoreHealth(is_whole=False))
+        assert store.read_parts(BOTH, PARTS).marks == [None, None]
+
+    def test_a_store_is_whole_when_all_its_parts_are_and_only_for_readers_of_the_same_run(self, store: MemoryOnlineStore) -> None:
+        mark = Mark(EPOCH, store.read_parts(BOTH, PARTS).run_id, 1)
+        assert store.begin_healing(BOTH, mark, 77, PARTS) == [True, True]
+        assert store.finish_healing(BOTH[0], mark, PARTS)
+        assert store.look_up([]).health == StoreHealth(is_whole=False, healing_since_ms=77)
+        assert store.finish_healing(BOTH[1], mark, PARTS)
+        assert store.read_parts(BOTH, PARTS).marks == [mark.whole, mark.whole]
+        assert store.look_up([None, (CARD, A)]) == ([None, None], StoreHealth(is_whole=True))
+        later = Mark(EPOCH, "another run", 2)
+        assert store.begin_healing(BOTH, later, 78, PARTS) == [True, True]
+        assert all(store.finish_healing(name, later, PARTS) for name in BOTH)
+        assert not store.look_up([]).health.is_whole
+
+    def test_one_part_that_heals_makes_the_store_heal_since_the_first_of_them_began(self, store: MemoryOnlineStore) -> None:
+        run_id = store.read_parts(BOTH, PARTS).run_id
+        first, second = Mark(EPOCH, run_id, 1), Mark(EPOCH, run_id, 2)
+        store.begin_healing(BOTH, first, 5, PARTS)
+        assert all(store.finish_healing(name, first, PARTS) for name in BOTH)
+        assert store.begin_healing(BOTH[:1], second, 6, PARTS) == [True]
+        assert store.begin_healing(BOTH[1:], second, 7, PARTS) == [True]
+        assert store.look_up([]).health == StoreHealth(is_whole=False, healing_since_ms=6)
+
+    def test_only_the_attempt_that_began_last_can_finish(self, store: MemoryOnlineStore) -> None:
+        first, second = Mark(EPOCH, "run", 1), Mark(EPOCH, "run", 2)
+        store.begin_healing(BOTH, first, 5, PARTS)
+        store.begin_healing(BOTH, second, 5, PARTS)
+        assert not store.finish_healing(BOTH[0], first, PARTS)
+        assert store.finish_healing(BOTH[0], second, PARTS)
+        assert not store.finish_healing("cards|9", second, PARTS)
+
+    def test_parts_of_a_later_attempt_of_the_stream_cannot_be_taken_back(self, store: MemoryOnlineStore) -> None:
+        later = Mark(EPOCH + 1, "run", 1)
+        store.begin_healing(BOTH[:1], later, 5, PARTS)
+        assert store.begin_healing(BOTH, Mark(EPOCH, "run", 9), 6, PARTS) == [False, True]
+        assert store.read_parts(BOTH, PARTS).marks == [later.healing, Mark(EPOCH, "run", 9).healing]

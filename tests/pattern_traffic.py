@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fraud.catalogue import CATALOGUE
-from fraud.events import Transaction, decision_id
+from fraud.events import decision_id
 from fraud.geo import MISSING
 from generator.generate import generate
 from serving.pattern_events import Row
 from serving.records import Decision
+from tests import wire_samples
 
 WINDOW_MS = 300_000
 NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00 UTC, a multiple of the window
@@ -197,20 +198,20 @@ def plant(name: str, seed: int, *, size: int | None = None, start_ms: int = NOON
 
 
 def decision_of(row: Row, tenant_id: str = "default") -> Decision:
-    """A decision of the ledger with just what a row says."""
+    """A decision of the ledger from which a row is to be read."""
     tx_id, time_ms, amount, currency, card, user, merchant, device, ip, lat, lon, score, declined, prior, prior_s = row
     features = np.full(CATALOGUE.size, np.nan)
     if prior is not None and prior_s is not None:
         features[CATALOGUE.index["merchant_count_tx_24h"]] = prior + 1.0
         features[CATALOGUE.index["merchant_age_seconds"]] = prior_s
-    transaction = Transaction(
-        tx_id,
-        tenant_id,
-        card,
-        merchant,
-        amount,
-        currency,
-        time_ms,
+    transaction = wire_samples.transaction(
+        transaction_id=tx_id,
+        tenant_id=tenant_id,
+        card_id=card,
+        merchant_id=merchant,
+        amount_minor=amount,
+        currency=currency,
+        event_time_ms=time_ms,
         user_id=user,
         device_id=device,
         ip_hash=ip,
@@ -218,30 +219,14 @@ def decision_of(row: Row, tenant_id: str = "default") -> Decision:
         lat=None if lat == MISSING else lat / 1e6,
         lon=None if lon == MISSING else lon / 1e6,
     )
-    return Decision(
+    return wire_samples.decision(
         decision_id=decision_id(tenant_id, tx_id),
         tenant_id=tenant_id,
         transaction_id=tx_id,
         event_time_ms=time_ms,
         outcome="DENY" if score >= 0.7 else "ALLOW",
         score=score,
-        model_score=None,
-        model_raw=None,
-        rules_score=None,
-        floor=None,
-        degraded=None,
-        late_event=False,
-        model_sha256=None,
-        rule_set_hash=None,
         catalogue_version=CATALOGUE.version,
-        code_version="test",
-        door="stream",
         features=features,
-        entities=[],
-        rules=[],
-        contributions=None,
-        contribution_base=None,
-        anomaly_score=None,
-        blacklisted=[],
         transaction=transaction,
     )

@@ -56,10 +56,12 @@ class FakeRedis:
             case "GET":
                 return self._get(*arguments)
             case "SET":
-                key, value, _nx, _px, ttl_ms = arguments
+                key, value, *options = arguments
+                assert "NX" in options
                 if self._get(key) is not None:
                     return None
-                self.values[key] = (value, self._now_ms() + ttl_ms)
+                unit, scale = ("PX", 1) if "PX" in options else ("EX", 1_000)
+                self.values[key] = (value, self._now_ms() + scale * options[options.index(unit) + 1])
                 return b"OK"
             case "HMGET":
                 key, *fields = arguments

@@ -28,7 +28,9 @@ from fraud.hashing import hash64_many
 from fraud.vector import all_event_features, channel_flags
 
 __all__ = [
+    "ENTITY_WORDS",
     "EVENT_FIELDS",
+    "LABELLED",
     "Backfill",
     "LabelTable",
     "event_matrix",
@@ -36,14 +38,15 @@ __all__ = [
     "hashes",
     "label_table",
     "ledger_order",
-    "mapped",
     "run",
     "tenant_hashes",
 ]
 
 Ints = NDArray[np.int64]
-_ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
-_LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
+# the word of an event row that holds the hash of each entity
+ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
+# kinds whose logs labels enter, in the order of LabelTable.entities
+LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
 # what event_matrix reads of a transaction
 EVENT_FIELDS = (
     *("tenant_id", "transaction_id", "card_id", "user_id", "merchant_id", "device_id", "ip_hash", "event_time_ms", "amount_minor"),
@@ -73,7 +76,7 @@ class Backfill:
     label_seqs: Ints
 
 
-def mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> Ints:
+def _mapped(values: pl.Series, function: Callable[[str], int], missing: int) -> Ints:
     """Apply ``function`` once to each distinct value; ``missing`` for null."""
     distinct = values.unique().drop_nulls()
     table = pl.DataFrame(
@@ -136,11 +139,11 @@ def event_matrix(frame: pl.DataFrame) -> Ints:
         (k.E_CARD_COUNTRY, "card_country"),
         (k.E_MERCHANT_COUNTRY, "merchant_country"),
     ):
-        matrix[:, word] = mapped(frame[column], pack_country, 0)
+        matrix[:, word] = _mapped(frame[column], pack_country, 0)
     matrix[:, k.E_MCC] = _integers(frame["merchant_mcc"])
     matrix[:, k.E_CARD_AGE] = _integers(frame["card_age_days"])
     declined = frame["declined"].cast(pl.Int64).fill_null(0).to_numpy() * k.FLAG_DECLINED
-    matrix[:, k.E_FLAGS] = mapped(frame["channel"], channel_flags, 0) | declined
+    matrix[:, k.E_FLAGS] = _mapped(frame["channel"], channel_flags, 0) | declined
     return matrix
 
 
@@ -208,8 +211,8 @@ def run(
     label_seqs = np.full((len(labels.facts), len(Kind)), -1, dtype=np.int64)
 
     def run_kind(kind: Kind) -> None:
-        label_entity = labels.entities[:, _LABELLED.index(kind)] if kind in _LABELLED else np.zeros(len(labels.facts), np.int64)
-        items, starts = _items(events[:, _ENTITY_WORDS[kind]], label_entity, order(kind))
+        label_entity = labels.entities[:, LABELLED.index(kind)] if kind in LABELLED else np.zeros(len(labels.facts), np.int64)
+        items, starts = _items(events[:, ENTITY_WORDS[kind]], label_entity, order(kind))
         event_seq, label_seq = np.full(len(events), -1, np.int64), np.full(len(labels.facts), -1, np.int64)
         column = catalogue.slices[kind].start
         k.replay(events, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)

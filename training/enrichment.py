@@ -7,17 +7,12 @@ import polars as pl
 from fraud.errors import InvalidEvent
 from fraud.events import Transaction
 from serving.enrich import Enricher
+from serving.history import CANONICAL_SCHEMA
 
 __all__ = ["enrich_frame"]
 
-_FIELDS = {
-    "ip_hash": pl.String,
-    "ip_country": pl.String,
-    "ip_region": pl.String,
-    "ip_asn": pl.Int64,
-    "ip_lat": pl.Float64,
-    "ip_lon": pl.Float64,
-}
+# what the stream keeps of an address
+_FIELDS = {name: CANONICAL_SCHEMA[name] for name in ("ip_hash", "ip_country", "ip_region", "ip_asn", "ip_lat", "ip_lon")}
 
 
 def enrich_frame(frame: pl.DataFrame, enricher: Enricher) -> pl.DataFrame:

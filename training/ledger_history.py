@@ -6,9 +6,9 @@ stream recorded, so that both can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -22,13 +22,13 @@ from serving import ledger
 from serving.avro_columns import Columns
 from serving.codec import Codec
 from serving.column_decoder import ColumnDecoder
-from training.backfill import EVENT_FIELDS, LabelTable, event_matrix, hashes, tenant_hashes
+from training.backfill import ENTITY_WORDS, EVENT_FIELDS, LABELLED, LabelTable, event_matrix, hashes, tenant_hashes
+from training.parity import bits_differ
 
 __all__ = ["IncompleteLedger", "LedgerHistory", "load"]
 
 Ints = NDArray[np.int64]
 _KIND = {name: i for i, name in enumerate(KINDS)}
-_LABELLED = (Kind.CARD, Kind.USER, Kind.MERCHANT)
 _POSITIONS = ("entities.kind", "entities.seq")
 _TX = "transaction."
 _DECISION_FIELDS = (
@@ -51,39 +51,64 @@ class IncompleteLedger(ValueError):
 class LedgerHistory:
     """``frame`` has tenant_id, transaction_id, card_id, event_time_ms, catalogue_version and outcome of each decision; the arrays its rows.
 
-    ``recorded`` is float64[N, F], ``event_seqs`` int64[N, 5] and ``label_seqs`` int64[M, 5] by ``Kind``, -1 where there is none.
-    ``repeated`` counts records of a decision that an earlier record had already: duplicates in the ledger.
+    ``event_seqs`` is int64[N, 5] and ``label_seqs`` int64[M, 5] by ``Kind``, -1 where there is none.  ``served`` has the features as
+    they were served, float64[n, F] a part of the ledger, one part after the other.  ``repeated`` counts records of a decision that an
+    earlier record had already: duplicates in the ledger.
     """
 
     frame: pl.DataFrame
     events: Ints
-    recorded: NDArray[np.float64]
+    served: Sequence[NDArray[np.float64]]
     event_seqs: Ints
     labels: LabelTable
     label_seqs: Ints
     repeated: int
 
-    def check_complete(self) -> None:
-        """Raise IncompleteLedger unless every entity's numbers are 1, 2, 3 … without gap or repetition."""
-        words = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
+    @property
+    def recorded(self) -> NDArray[np.float64]:
+        """The features as they were served, float64[N, F], in one piece: a copy of most of the ledger."""
+        return np.concatenate(self.served)
+
+    def differing(self, features: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which decisions have other features than float64[N, F], by their bits; none that another catalogue version has served."""
+        ends = np.cumsum([len(part) for part in self.served])
+        parts = [bits_differ(features[end - len(part) : end], part) for part, end in zip(self.served, ends.tolist(), strict=True)]
+        differs: NDArray[np.bool_] = np.concatenate([part.any(axis=1) for part in parts]) & self.of_this_catalogue
+        return differs
+
+    @property
+    def of_this_catalogue(self) -> NDArray[np.bool_]:
+        """Which decisions were served by the catalogue of today; of the others nothing can be compared bit for bit."""
+        mask: NDArray[np.bool_] = (self.frame["catalogue_version"] == CATALOGUE.version).to_numpy()
+        return mask
+
+    def breaks(self) -> dict[Kind, int]:
+        """Of each kind with any, how many numbers do not continue their log's 1, 2, 3 …: gaps and repetitions."""
+        found = {}
         for kind in Kind:
-            owners, seqs = self.events[:, words[kind]], self.event_seqs[:, kind]
-            if kind in _LABELLED:
-                owners = np.concatenate([owners, self.labels.entities[:, _LABELLED.index(kind)]])
+            owners, seqs = self.events[:, ENTITY_WORDS[kind]], self.event_seqs[:, kind]
+            if kind in LABELLED:
+                owners = np.concatenate([owners, self.labels.entities[:, LABELLED.index(kind)]])
                 seqs = np.concatenate([seqs, self.label_seqs[:, kind]])
             present = owners != 0
-            _check_numbers(kind, owners[present], seqs[present])
+            if count := _count_breaks(owners[present], seqs[present]):
+                found[kind] = count
+        return found
+
+    def check_complete(self) -> None:
+        """Raise IncompleteLedger unless every entity's numbers are 1, 2, 3 … without gap or repetition."""
+        if breaks := self.breaks():
+            found = ", ".join(f"{count} entries of {kind.name.lower()} logs" for kind, count in breaks.items())
+            raise IncompleteLedger(f"{found} do not continue their log's numbering")
 
 
-def _check_numbers(kind: Kind, owners: Ints, seqs: Ints) -> None:
+def _count_breaks(owners: Ints, seqs: Ints) -> int:
     order = np.lexsort((seqs, owners))
     owners, seqs = owners[order], seqs[order]
     first = np.ones(len(owners), dtype=np.bool_)
     first[1:] = owners[1:] != owners[:-1]
-    expected = np.where(first, 1, np.concatenate([[0], seqs[:-1]]) + 1)
-    wrong = int((seqs != expected).sum())
-    if wrong:
-        raise IncompleteLedger(f"{wrong} entries of {kind.name.lower()} logs do not continue their log's numbering")
+    expected = np.where(first, 1, np.concatenate([[0], seqs])[: len(seqs)] + 1)
+    return int((seqs != expected).sum())
 
 
 def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHistory:
@@ -119,17 +144,22 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
 
 @dataclass(slots=True, frozen=True)
 class _Part:
-    """Records of one topic: their columns and, of decisions, the event rows ``int64[n, EVENT_WORDS]``."""
+    """Records of one topic: their columns and, of decisions, event rows ``int64[n, EVENT_WORDS]`` and features ``float64[n, F]``."""
 
     columns: Columns
     events: Ints
+    features: NDArray[np.float64]
 
 
 def _part(decoder: ColumnDecoder, topic: str, values: list[bytes | None]) -> _Part:
     columns = decoder.decode(values)
     if topic != ledger.DECISIONS:
-        return _Part(columns, np.empty((0, k.EVENT_WORDS), dtype=np.int64))
-    return _Part(columns, event_matrix(columns.frame.select(pl.col(f"{_TX}{name}").alias(name) for name in EVENT_FIELDS)))
+        return _Part(columns, np.empty((0, k.EVENT_WORDS), dtype=np.int64), np.empty((0, CATALOGUE.size)))
+    events = event_matrix(columns.frame.select(pl.col(f"{_TX}{name}").alias(name) for name in EVENT_FIELDS))
+    features = columns.vectors["features"]
+    # another version of the catalogue served these, and its columns mean something else
+    features[(columns.frame["catalogue_version"] != CATALOGUE.version).to_numpy()] = np.nan
+    return _Part(replace(columns, vectors={}), events, features)
 
 
 def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
@@ -137,20 +167,20 @@ def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
     events = np.concatenate([part.events for part in decided])
     read = decisions.frame.height
     seqs = _seqs(decisions)
-    recorded = decisions.vectors["features"]
+    served = [part.features for part in decided]
     first = decisions.frame["decision_id"].is_first_distinct()
     frame = decisions.frame
     if not first.all():
         frame, kept = frame.filter(first), first.to_numpy()
-        seqs, recorded, events = seqs[kept], recorded[kept], np.ascontiguousarray(events[kept])
-    # another version of the catalogue served these, and its columns mean something else
-    recorded[(frame["catalogue_version"] != CATALOGUE.version).to_numpy()] = np.nan
+        seqs, events = seqs[kept], np.ascontiguousarray(events[kept])
+        kept_of_part = np.split(kept, np.cumsum([len(part) for part in served[:-1]]))
+        served = [part[mine] for part, mine in zip(served, kept_of_part, strict=True)]
     return LedgerHistory(
         frame=frame.select("tenant_id", "transaction_id", pl.col("transaction.card_id").alias("card_id"), "event_time_ms").with_columns(
             frame["catalogue_version"], frame["outcome"]
         ),
         events=events,
-        recorded=recorded,
+        served=served,
         event_seqs=seqs,
         labels=_labels(applied),
         label_seqs=_seqs(applied),
@@ -176,8 +206,8 @@ def _labels(applied: Columns) -> LabelTable:
     frame, items = applied.frame, applied.items["entities"]
     facts = np.stack([frame["transaction_time_ms"], tenant_hashes(frame, "transaction_id"), frame["is_fraud"].cast(pl.Int64)], axis=1)
     kinds = _kinds(items)
-    if len(kinds) and kinds.max() >= len(_LABELLED):
+    if len(kinds) and kinds.max() >= len(LABELLED):
         raise InvalidEvent("malformed", "a label of an entity that holds none")
-    entities = np.zeros((frame.height, len(_LABELLED)), dtype=np.int64)
+    entities = np.zeros((frame.height, len(LABELLED)), dtype=np.int64)
     entities[items["row"].to_numpy(), kinds] = hashes(items["key"])
     return LabelTable(np.ascontiguousarray(facts, dtype=np.int64), frame["label_time_ms"].to_numpy(), entities)

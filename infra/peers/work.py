@@ -22,6 +22,7 @@ from fraud.rules import RuleSet
 from fraud.state import decode_state, encode_state, state_seq
 from fraud.vector import Evaluator, event_row
 from infra.peers.settings import PeerSettings
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.model import load_model
@@ -75,7 +76,7 @@ class Work:
         if not self._has_read:
             self._note_first_read()
         tx = self.codec.decode_transaction(value)
-        self._validator.check_transaction(tx, key, now_ms=time.time_ns() // 1_000_000)
+        self._validator.check_transaction(tx, key, now_ms=now_ms())
         self._enricher.enrich(tx)
         features = np.full(CATALOGUE.size, np.nan)
         row = event_row(tx)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flink_jobs.cores import OutRow, Part, Record
 from flink_jobs.entities import EntityLogs
@@ -15,6 +15,7 @@ from flink_jobs.handover import Handover
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
+from flink_jobs.refusals import RefusalLimits
 from fraud.catalogue import CATALOGUE
 from fraud.rules import RuleSet
 from fraud.vector import Evaluator
@@ -52,6 +53,13 @@ class DictMap:
     def items(self) -> Iterable[tuple[str, bytes]]:
         return list(self.entries.items())
 
+    def scan(self) -> Iterator[tuple[str, bytes]]:
+        # as RocksDB's: by key, from where it was, whatever has been written meanwhile
+        last = ""
+        while key := min((key for key in self.entries if key > last), default=""):
+            yield key, self.entries[key]
+            last = key
+
 
 def codec() -> Codec:
     return Codec({name: i for i, name in enumerate(SCHEMAS, start=1)})
@@ -60,13 +68,21 @@ def codec() -> Codec:
 class Pipeline:
     """A job of ``shards`` shards, one subtask each; ``seed`` chooses among the allowed orders of delivery."""
 
-    def __init__(self, shards: int = 3, seed: int = 0, now_ms: int = 2_000_000_000_000, rules: str = NO_RULES) -> None:
+    def __init__(
+        self,
+        shards: int = 3,
+        seed: int = 0,
+        now_ms: int = 2_000_000_000_000,
+        rules: str = NO_RULES,
+        limits: RefusalLimits | None = None,
+    ) -> None:
         self.codec = codec()
         self.shards = shards
         self.exporter = StreamExporter(lambda: 0)
         self._random = random.Random(seed)
         self._now_ms = now_ms
         self._rules = rules
+        self._limits = limits
         names = ("cards", "entities", "control")
         self.maps = [{name: DictMap() for name in names} for _ in range(shards)]
         self._channels: dict[tuple[str, int, int], deque[bytes]] = defaultdict(deque)
@@ -86,11 +102,12 @@ class Pipeline:
                 Validator(),
                 ENRICHER,
                 logs(),
-                Evaluator(),
+                CATALOGUE,
                 handover,
                 shards=self.shards,
                 out_of_orderness_ms=60_000,
                 idle_ms=30_000,
+                refusals=self._limits,
                 now_ms=lambda: self._now_ms,
                 metrics=self.exporter.new_metrics(),
             )
@@ -105,7 +122,7 @@ class Pipeline:
                 VersionedModels(self.codec, None, None),
                 CATALOGUE,
                 handover,
-                blacklisted=lambda _tx: [],
+                blacklisted=lambda transactions: [[] for _ in transactions],
                 now_ms=lambda: self._now_ms,
                 metrics=self.exporter.new_metrics(),
             )

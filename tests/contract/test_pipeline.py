@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from flink_jobs.cores import OutRow, Record
+from flink_jobs.reemit import entity_of
+from flink_jobs.refusals import RefusalLimits, TooManyRefused
 from fraud.events import Label, Transaction
 from serving import ledger
 from training import backfill, ledger_history
@@ -160,9 +162,9 @@ def test_a_duplicate_is_counted_and_leaves_no_trace() -> None:
 
 
 def _entities(pipeline: Pipeline) -> dict[str, bytes]:
-    """States of the first shard's entities; its progress in time is kept beside them and moves with every record."""
+    """States of the first shard's entities; what is kept beside them (progress in time, refusals) moves with every record."""
     maps = pipeline.maps[0]
-    return {key: state for name in ("cards", "entities") for key, state in maps[name].entries.items() if key != "progress"}
+    return {key: state for name in ("cards", "entities") for key, state in maps[name].entries.items() if entity_of(key) is not None}
 
 
 def test_bad_records_become_dead_letters_and_the_rest_is_scored() -> None:
@@ -187,3 +189,21 @@ def test_bad_records_become_dead_letters_and_the_rest_is_scored() -> None:
     assert letters[-1].value is not None
     assert all(letter.code for letter in letters)
     assert len([row for row in rows if row.topic == ledger.DECISIONS]) == 1
+
+
+def test_a_batch_that_is_refused_beyond_the_limit_leaves_no_trace_and_is_refused_again_after_a_restart() -> None:
+    pipeline = Pipeline(shards=1, limits=RefusalLimits(max_run_records=10))
+    tx = Transaction("t", "default", "card1", "m", 100, "USD", START_MS)
+    good = pipeline.codec.encode_transaction(tx)
+    pipeline.send(0, [record(b"poison", "card", offset=i) for i in range(8)])
+    assert len(pipeline.checkpoint()) == 8
+    before = dict(pipeline.maps[0]["cards"].entries)
+    rest = [record(good, "card1", offset=8), *(record(b"poison", "card", offset=9 + i) for i in range(11))]
+    for _ in range(2):
+        with pytest.raises(TooManyRefused, match="bad_magic"):
+            pipeline.send(0, rest)
+        assert pipeline.drain() == []
+        assert pipeline.maps[0]["cards"].entries == before
+        pipeline.crash()
+    pipeline.send(0, rest[:11])
+    assert [row.topic for row in pipeline.drain()] == [ledger.DECISIONS, *[ledger.DEAD_LETTERS] * 10]

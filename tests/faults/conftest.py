@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from infra import scoring_job
-from infra.first_model import train_first_model
-from infra.settings import StackSettings
-from infra.stack import Stack
-from serving import model_files
-from serving.enrich import Enricher
 from tests.faults.toxics import Proxy
 from tests.faults.world import Load, World
+from tests.private_stack import private_stack, put_small_model_into_production
 
 _MEASURED = pytest.StashKey[list[dict[str, object]]]()
 LADDER = pytest.StashKey[list[tuple[str, ...]]]()  # what the API answered with each component stopped
@@ -30,25 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[World]:
-    stack = Stack(tmp_path_factory.mktemp("faults"), StackSettings.on_free_ports())
-    proxy: Proxy | None = None
-    try:
-        models = scoring_job.models_dir(stack.layout)
-        key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=time.time_ns() // 1_000_000, rows=8_000)
-        model_files.promote(models, report.sha256)
-        stack.up()
-        proxy = Proxy(stack.plan.settings.redis_port)
-        option = pytestconfig.getoption
-        load = Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
+    option = pytestconfig.getoption
+    load = Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
+    with private_stack(tmp_path_factory.mktemp("faults")) as stack, closing(Proxy(stack.plan.settings.redis_port)) as proxy:
+        put_small_model_into_production(stack)
         world = World(stack, proxy, load, tmp_path_factory.mktemp("acks"))
         pytestconfig.stash[_MEASURED] = world.measured
         world.start_job()
         yield world
-    finally:
-        stack.down()
-        if proxy is not None:
-            proxy.close()
 
 
 @pytest.fixture

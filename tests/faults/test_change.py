@@ -16,6 +16,7 @@ from infra.jobs import save_ticket
 from infra.releases import promote_model
 from infra.scoring_job import models_dir
 from serving import model_files
+from serving.clock import now_ms
 from serving.records import ModelVersion
 from tests.faults.world import CLEAN, World, figures
 
@@ -71,9 +72,7 @@ def test_f23_models_swapped_and_rolled_back_under_load_and_bad_ones_refused(worl
     folder = models_dir(plan.layout)
     first = model_files.production(folder)
     assert first is not None
-    second = train_first_model(
-        folder, enricher_of(world.stack), say=lambda _text: None, start_ms=time.time_ns() // 1_000_000, rows=6_000, seed=99
-    ).sha256
+    second = train_first_model(folder, enricher_of(world.stack), say=lambda _text: None, start_ms=now_ms(), rows=6_000, seed=99).sha256
     cut, altered = _bad_copies(folder / second)
     with world.campaign("f23") as campaign:
 
@@ -122,7 +121,7 @@ def _bad_copies(folder: object) -> tuple[str, str]:
 
 def _send_model(world: World, sha256: str) -> None:
     """Straight onto the control topic, past the check that ``promote`` makes."""
-    record = ModelVersion("fraud", sha256[:12], sha256, "nowhere", time.time_ns() // 1_000_000)
+    record = ModelVersion("fraud", sha256[:12], sha256, "nowhere", now_ms())
     producer = Producer({"bootstrap.servers": world.stack.addresses.bootstrap_servers})
     producer.produce("models", codec_of(world.stack.plan).encode_model(record), b"default")
     assert producer.flush(30.0) == 0

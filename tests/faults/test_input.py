@@ -1,10 +1,11 @@
-"""F09 to F15: input that is wrong, late, early, out of order, repeated, or silent."""
+"""F09 to F15: input that is wrong, wrong throughout, late, early, out of order, repeated, or silent."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections import Counter
+from dataclasses import asdict
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -12,6 +13,8 @@ import polars as pl
 import pytest
 from confluent_kafka import Producer
 
+from flink_jobs.refusals import DEFAULT_LIMITS
+from flink_jobs.settings import JOB_NAME
 from fraud.events import Transaction, decision_id
 from generator.acks import Ack, read_acks
 from generator.driver import Outgoing, interleave
@@ -19,23 +22,22 @@ from infra import nemesis, scoring_job
 from infra.application import codec_of
 from infra.campaign import Campaign
 from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
 from tests.faults.world import CLEAN, World, figures
 
 DAY_MS = 86_400_000
 MARK = b"POISON-PAYLOAD-3141592653"
 PATIENCE_S = 60.0
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+LIMIT_S = 30.0
+ONE_KIND = 10  # every tenth bad record is of one kind
 
 
 def _poison(codec: Codec, tenant: str, number: int) -> tuple[bytes, bytes | None, set[str]]:
     """(key, value, codes that the dead letter may have) of one of ten kinds of bad input."""
 
     def encoded(**changes: Any) -> bytes:
-        return codec.encode_transaction(replaced(Transaction(f"bad-{number}", tenant, "card", "m", 100, "USD", _now_ms()), **changes))
+        return codec.encode_transaction(replaced(Transaction(f"bad-{number}", tenant, "card", "m", 100, "USD", now_ms()), **changes))
 
     good = encoded()
     kinds: list[tuple[bytes, bytes | None, set[str]]] = [
@@ -120,6 +122,65 @@ def test_f09_control_without_the_guard_the_job_restarts_for_ever(world: World) -
             assert time.monotonic() < deadline
             time.sleep(0.5)
         world.note("F09 control", injected="one poison record, guard removed", control=restarts)
+
+
+def _wait_for(state: str, world: World, patience_s: float) -> scoring_job.JobState:
+    deadline = time.monotonic() + patience_s
+    while (found := scoring_job.state_of(world.stack.plan)).state != state:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found
+
+
+def test_f10_nothing_but_poison_stops_the_job_until_somebody_has_looked(world: World) -> None:
+    """It stops by itself and says why; a start does not help; what is not read waits; and accepted, everything is accounted for."""
+    poison = 1_500
+    limits = {"refusals": asdict(DEFAULT_LIMITS)}
+    world.stop_job()
+    with world.campaign("f10") as campaign:
+        try:
+            world.start_job(core=limits)
+            world.send(campaign, world.traffic(campaign.tenant, seconds=2.0))
+            began_s = time.monotonic()
+            _send_poison(world, campaign, poison)
+            why = scoring_job.newest_failure(world.stack.plan, _wait_for("FAILED", world, LIMIT_S))
+            stopped_s = round(time.monotonic() - began_s, 1)
+            told = next(job for job in world.stack.status().jobs if job.name == JOB_NAME)
+            world.send(campaign, world.traffic(campaign.tenant, seconds=2.0, seed=2))
+            swallowed = len(list(campaign.dead_letters()))
+            world.submit_job(core=limits)
+            _wait_for("FAILED", world, PATIENCE_S)
+            assert len(list(campaign.dead_letters())) == swallowed, "a start read on"
+        finally:
+            world.start_job()
+        campaign.settle()
+        verdict = campaign.verdict()
+        letters = len(list(campaign.dead_letters()))
+    world.note("F10", injected=f"{poison} poison records", stopped_s=stopped_s, limit_s=LIMIT_S, swallowed=swallowed, **figures(verdict))
+    assert "were refused, the last as bad_magic" in why
+    assert told.state == "FAILED"
+    assert why in told.detail
+    assert swallowed <= world.stack.plan.settings.shards * DEFAULT_LIMITS.max_run_records
+    assert letters == verdict.dead_letters == poison
+    assert verdict.anomalies == CLEAN, verdict.examples
+
+
+def _send_poison(world: World, campaign: Campaign, amount: int) -> None:
+    """Records of one kind and key, as a bad release of a producer makes them."""
+    poisoner = Poisoner(world, campaign)
+    for number in range(amount):
+        poisoner.send(ONE_KIND * number)
+    poisoner.finish()
+
+
+def test_f10_control_without_limits_the_dead_letters_swallow_everything(world: World) -> None:
+    with world.campaign("f10-control") as campaign:
+        _send_poison(world, campaign, 1_500)
+        campaign.settle()
+        letters = len(list(campaign.dead_letters()))
+        world.note("F10 control", injected="1500 poison records, limits off", letters=letters)
+        assert letters == 1_500
+        assert scoring_job.state_of(world.stack.plan).state == "RUNNING"
 
 
 def _repeated(items: list[Outgoing], rate: float, seed: int) -> list[Outgoing]:
@@ -256,7 +317,7 @@ def _silent_partition(campaign: Campaign) -> set[str]:
 
     def send(name: str, cards: list[str], seconds: float, age_ms: int = 0) -> set[str]:
         count = max(len(cards), round(seconds * 50))
-        start_ms = _now_ms() - age_ms
+        start_ms = now_ms() - age_ms
         step_ms = seconds * 1000 / count
         rows = [
             Transaction(f"{name}-{i}", campaign.tenant, cards[i % len(cards)], "m", 100, "USD", start_ms + round(i * step_ms))

@@ -19,6 +19,7 @@ from infra import nemesis, scoring_job
 from infra.campaign import endless
 from infra.jobs import find_newest_checkpoint
 from infra.probes import read_json_url
+from serving.clock import now_ms
 from tests.faults.world import ANSWER_S, CLEAN, World, figures, strike
 
 
@@ -157,9 +158,7 @@ def test_f04_a_killed_broker(world: World) -> None:
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
 
         def send_without_acknowledgement() -> Run:
-            traffic = endless(
-                control.tenant, 100.0, seed=8, start_ms=time.time_ns() // 1_000_000, is_over=over.is_set, users=300, merchants=30
-            )
+            traffic = endless(control.tenant, 100.0, seed=8, start_ms=now_ms(), is_over=over.is_set, users=300, merchants=30)
             return control.drive(traffic, linger_s=3.0, producer_options={"acks": 0, "enable.idempotence": False})
 
         careless = threading.Thread(target=send_without_acknowledgement, daemon=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import defaultdict
 from copy import copy
 from typing import Any
@@ -14,6 +13,7 @@ from fraud.events import Kind, Transaction, entity_ids, entity_key
 from generator.driver import Outgoing
 from infra.campaign import Campaign
 from infra.scoring_job import ip_hash_key_file
+from serving.clock import now_ms
 from serving.enrich import Enricher
 from serving.records import Decision
 from tests.contract.logs import differences
@@ -27,14 +27,14 @@ NOBODYS_BUSINESS = ("ip_address",)
 def _sent(world: World, tenant: str, cards: int) -> list[Transaction]:
     """Traffic of a few cards over the last half hour, with every card's every fifth event exactly one window after another one."""
     chance = random.Random(26)
-    now_ms = time.time_ns() // 1_000_000
+    end_ms = now_ms()
     rows: list[Transaction] = []
     for i in range(world.load.events):
-        time_ms = now_ms - 1_800_000 + i * 1_800_000 // world.load.events
+        time_ms = end_ms - 1_800_000 + i * 1_800_000 // world.load.events
         card = f"card-{chance.randrange(cards)}"
         mine = [row.event_time_ms for row in rows[-40 * cards :] if row.card_id == card]
         if mine and i % 5 == 0:
-            time_ms = min(now_ms, chance.choice(mine) + WINDOW_MS)
+            time_ms = min(end_ms, chance.choice(mine) + WINDOW_MS)
         rows.append(
             Transaction(
                 f"t{i}",

@@ -1,4 +1,4 @@
-"""F16 and F18: Redis away, frozen, slow or cut off while the stream runs; and two writers of one key."""
+"""F16, F17 and F18: Redis away, frozen, slow or cut off while the stream runs; Redis without its data; and two writers of one key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from feast import RepoConfig
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -23,12 +24,14 @@ from fraud.errors import Unavailable
 from fraud.events import Kind
 from infra import nemesis
 from infra.campaign import Campaign
-from serving.online_store import EntityRow, OnlineStore
+from serving.online_health import StoreHealth
+from serving.online_store import EntityRow, OnlineStore, Reading
 from tests.faults.toxics import Proxy
 from tests.faults.world import CLEAN, World, figures
 from tests.redis_server import RedisServer
 
 PATIENCE_S = 60.0
+CONTROL_S = 15.0  # with healing it takes a few
 KINDS = {kind.name.lower(): kind for kind in Kind}
 
 
@@ -84,6 +87,113 @@ def test_f16_redis_away_frozen_slow_and_cut_off(world: World) -> None:
         )
         assert verdict.anomalies == CLEAN, verdict.examples
         assert world.restarts() == before
+
+
+def _healed_s(store: OnlineStore, newest: dict[tuple[Kind, str], int]) -> float:
+    """Seconds until the store says that it is whole; it must then hold everything that the ledger says, or something newer."""
+    began_s = time.monotonic()
+    while not _look_up(store, []).health.is_whole:
+        assert time.monotonic() - began_s < PATIENCE_S, f"{len(_stale(store, newest))} of {len(newest)} entities are stale"
+        time.sleep(0.1)
+    stale = _stale(store, newest)
+    assert stale == [], f"whole, it says, and {len(stale)} of {len(newest)} entities are stale"
+    return round(time.monotonic() - began_s, 1)
+
+
+def _look_up(store: OnlineStore, entities: list[tuple[int, str] | None]) -> Reading:
+    """As a reader does who has waited for Redis."""
+    began_s = time.monotonic()
+    while True:
+        try:
+            return store.look_up(entities)
+        except Unavailable:
+            assert time.monotonic() - began_s < PATIENCE_S
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def online(world: World) -> Iterator[OnlineStore]:
+    store = OnlineStore(world.stack.addresses.redis_url, timeout_s=2.0)
+    yield store
+    store.close()
+
+
+def test_f17_a_store_that_was_emptied_is_whole_again_without_any_traffic(world: World, online: OnlineStore) -> None:
+    """FLUSHALL: from the next read on an absent entity is missing and not new; within a minute every state is back, to the byte."""
+    with world.campaign("f17-flush") as campaign:
+        seconds = world.load.events / world.load.rate
+        world.send(campaign, world.traffic(campaign.tenant, seconds=seconds, cards=world.load.events))  # many entities, few events each
+        campaign.settle()
+        newest = _newest(campaign)
+        _healed_s(online, newest)
+        before = online.look_up(list(newest))
+        with redis.Redis.from_url(world.stack.addresses.redis_url) as client:
+            rows = client.dbsize()
+            client.flushall()
+        after = online.look_up(list(newest))
+        assert not after.health.is_whole
+        assert after.states == [None] * len(newest)
+        healed_s = _healed_s(online, newest)
+        world.note("F17 FLUSHALL", injected="idle stream", limit_s=60, healed_s=healed_s, entities=len(newest), rows=rows)
+        assert online.look_up(list(newest)) == before
+
+
+def test_f17_a_redis_that_lost_its_last_seconds_under_load_is_whole_again(world: World, online: OnlineStore) -> None:
+    """Killed with -9, Redis finds a log that ends before its last writes did."""
+    url = world.stack.addresses.redis_url
+    with world.campaign("f17-kill") as campaign, redis.Redis.from_url(url) as client:
+        healths: list[StoreHealth] = []
+
+        def fault() -> None:
+            time.sleep(3.0)
+            client.config_set("appendonly", "no")  # what is written from here on no restart brings back
+            client.set("f17-probe", 1)
+            time.sleep(1.5)
+            nemesis.kill(world.stack.layout, "redis")
+            nemesis.live_pid(world.stack.layout, "redis")
+            healths.append(_look_up(online, []).health)
+
+        verdict = world.under_fault(campaign, fault)
+        newest = _newest(campaign)
+        healed_s = _healed_s(online, newest)
+        world.note("F17 kill -9", injected="last 1.5 s lost", healed_s=healed_s, entities=len(newest), **figures(verdict))
+        assert client.get("f17-probe") is None, "nothing was lost, so nothing was tested"
+        assert [health.is_whole for health in healths] == [False]
+        assert verdict.anomalies == CLEAN, verdict.examples
+
+
+def _states_that_die_with_their_worker(world: World, campaign: Campaign) -> dict[tuple[Kind, str], int]:
+    """States that are in a checkpoint and that no worker has been able to write: each worker is killed while Redis is away."""
+    with world.redis.with_toxics(down=True):
+        world.send(campaign, world.traffic(campaign.tenant, seconds=2.0))
+        campaign.settle()
+        world.wait_for_a_checkpoint()
+        for name in ("taskmanager-1", "taskmanager-2"):
+            nemesis.kill(world.stack.layout, name)
+    world.make_whole()
+    return _newest(campaign)
+
+
+def test_f17_what_a_killed_worker_had_not_written_yet_is_written_by_its_successor(world: World, online: OnlineStore) -> None:
+    with world.campaign("f17-worker") as campaign:
+        newest = _states_that_die_with_their_worker(world, campaign)
+        healed_s = _healed_s(online, newest)
+        world.note("F17 worker", injected="TaskManagers killed before they wrote", healed_s=healed_s, entities=len(newest))
+
+
+def test_f17_control_without_healing_the_store_stays_as_it_is(world: World, online: OnlineStore) -> None:
+    with world.job(variant="no healing"), world.campaign("f17-control") as campaign:
+        newest = _states_that_die_with_their_worker(world, campaign)
+        time.sleep(CONTROL_S)
+        unwritten = len(_stale(online, newest))
+        with redis.Redis.from_url(world.stack.addresses.redis_url) as client:
+            client.flushall()
+        time.sleep(CONTROL_S)
+        lost = len(_stale(online, newest))
+        world.note("F17 control", injected="healing removed", unwritten=unwritten, lost=lost, entities=len(newest))
+        assert unwritten > 0
+        assert lost == len(newest)
+        assert not online.look_up([]).health.is_whole
 
 
 @pytest.fixture

@@ -7,30 +7,28 @@ JSON: ``settings`` and ``core`` override fields of the job's settings, ``variant
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pyflink.datastream import DataStream
 
 from flink_jobs import assembly, score
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.infer import Infer
 from flink_jobs.ingest import Ingest
+from flink_jobs.observe import Observe
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
 from fraud.errors import InvalidEvent
-from infra import flink, scoring_job
-from infra.java import find_java_home
+from infra import scoring_job
 from infra.jobs import JobTicket
 from infra.plan import Plan
-from infra.settings import REPO_ROOT
-
-Count = Callable[[str, int], None]
+from serving.stream_metrics import StreamMetrics
 
 
 class _Unguarded:
@@ -42,9 +40,9 @@ class _Unguarded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codec, name)
 
-    def decode_transaction(self, value: bytes | None) -> Any:
+    def read_transaction(self, value: bytes | None) -> Any:
         try:
-            return self._codec.decode_transaction(value)
+            return self._codec.read_transaction(value)
         except InvalidEvent as error:
             raise RuntimeError(str(error)) from error
 
@@ -61,13 +59,31 @@ def _without_clamp(core: Ingest) -> None:
     core._now_ms = lambda: 1 << 60
 
 
-def _ingest_without(remove: Callable[[Ingest], None]) -> Callable[[CoreSettings, Count], Ingest]:
-    def build(settings: CoreSettings, count: Count) -> Ingest:
-        core = assembly.build_ingest(settings, count)
+def _ingest_without(remove: Callable[[Ingest], None]) -> Callable[[CoreSettings, StreamMetrics], Ingest]:
+    def build(settings: CoreSettings, metrics: StreamMetrics) -> Ingest:
+        core = assembly.build_ingest(settings, metrics)
         remove(core)
         return core
 
     return build
+
+
+def _without_healing(core: Ingest | Observe) -> None:
+    core._logs.own = lambda _shards: None  # type: ignore[method-assign]
+
+
+def _observe_without_healing(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
+    core = assembly.build_observe(settings, metrics)
+    _without_healing(core)
+    return core
+
+
+class NoHealingIngest(IngestOperator):
+    build = staticmethod(_ingest_without(_without_healing))
+
+
+class NoHealingObserve(ObserveOperator):
+    build = staticmethod(_observe_without_healing)
 
 
 class NoDedupIngest(IngestOperator):
@@ -104,8 +120,8 @@ def slow_flag(settings: CoreSettings) -> Path:
     return Path(settings.models_dir).parent / "slow"
 
 
-def _slow_infer(settings: CoreSettings, count: Count) -> Any:
-    return _Slow(assembly.build_infer(settings, count), slow_flag(settings), pause_s=0.1)
+def _slow_infer(settings: CoreSettings, metrics: StreamMetrics) -> Any:
+    return _Slow(assembly.build_infer(settings, metrics), slow_flag(settings), pause_s=0.1)
 
 
 class SlowInfer(InferOperator):
@@ -117,30 +133,19 @@ VARIANTS: dict[str, score.Operators] = {
     "no dedup": score.Operators(NoDedupIngest, ObserveOperator, InferOperator),
     "no guard": score.Operators(NoGuardIngest, ObserveOperator, InferOperator),
     "no clamp": score.Operators(NoClampIngest, ObserveOperator, InferOperator),
+    "no healing": score.Operators(NoHealingIngest, NoHealingObserve, InferOperator),
     "slow sink": score.Operators(IngestOperator, ObserveOperator, SlowInfer),
     "no uids": score.SCORING,
 }
 
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
-    """Submit the variant; the driver's JVM stays in the process that started it, hence one of its own."""
+    """Submit the variant that the ticket asks for."""
     chosen = json.loads(ticket.arguments[0])
     settings = scoring_job.settings_of(plan)
-    core = replace(settings.core, **chosen["core"])
+    core = TypeAdapter(CoreSettings).validate_python({**asdict(settings.core), **chosen["core"]})
     settings = settings.model_copy(update={**chosen["settings"], "core": core, "restore_from": checkpoint})
-    file = plan.layout.jobs / "variant.settings"
-    file.write_text(settings.model_dump_json())
-    submitted = subprocess.run(
-        [str(plan.python), "-m", "tests.faults.variant_job", str(file), chosen["variant"]],
-        env=flink.environment(plan.layout, find_java_home(), python=plan.python),
-        cwd=REPO_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stderr[-4000:]
-    return submitted.stdout.split()[-1]
+    return scoring_job.submit(plan, ticket.name, "tests.faults.variant_job", settings.model_dump_json(), chosen["variant"])
 
 
 def main(file: str, variant: str) -> None:

@@ -24,6 +24,7 @@ from infra.jobs import JobTicket, find_newest_checkpoint, load_tickets, read_job
 from infra.oracle import ANOMALIES, Verdict
 from infra.probes import read_json_url
 from infra.stack import Stack
+from serving.clock import now_ms
 from tests.faults.toxics import Proxy
 
 CLEAN = dict.fromkeys(ANOMALIES, 0)
@@ -64,15 +65,22 @@ class World:
     # the job
 
     def start_job(self, *, variant: str = "", settings: dict[str, Any] | None = None, core: dict[str, Any] | None = None) -> None:
-        """Have the job run as asked, from where the ticket's chain stands; one that runs already stays as it is."""
+        """Have the job run as asked, from where the ticket's chain stands; one that runs already stays as it is.
+
+        It refuses any number of records, since several scenarios send nothing else for a while; F10 asks for the limits.
+        """
+        self.submit_job(variant=variant, settings=settings, core=core)
+        scoring_job.wait_until_running(self.stack.plan)
+
+    def submit_job(self, *, variant: str = "", settings: dict[str, Any] | None = None, core: dict[str, Any] | None = None) -> None:
+        """Like :meth:`start_job`, whether it will run or not."""
         plan = self.stack.plan
         found = next((ticket for ticket in load_tickets(plan.layout) if ticket.name == JOB_NAME), None)
         url = f"redis://127.0.0.1:{self.redis.port}/0"
-        asked = {"settings": settings or {}, "core": {"redis_url": url, **(core or {})}, "variant": variant}
+        asked = {"settings": settings or {}, "core": {"redis_url": url, "refusals": None, **(core or {})}, "variant": variant}
         ticket = replace(found or JobTicket(JOB_NAME, _ENTRY), arguments=(json.dumps(asked),))
         save_ticket(plan.layout, ticket)
         submit_if_missing(plan, ticket)
-        scoring_job.wait_until_running(plan)
 
     def stop_job(self) -> None:
         """Stop with a savepoint, from which the next start goes on."""
@@ -142,10 +150,8 @@ class World:
 
     def traffic(self, tenant: str, *, seconds: float, rate: float | None = None, seed: int = 1, cards: int = 500) -> pl.DataFrame:
         """Events of the last ``seconds``: none of them is from the future whenever it is sent."""
-        now_ms = time.time_ns() // 1_000_000
-        frame = demo_traffic(
-            seconds, rate or self.load.rate, seed=seed, start_ms=now_ms - round(seconds * 1000), users=cards, merchants=cards // 10
-        )
+        start_ms = now_ms() - round(seconds * 1000)
+        frame = demo_traffic(seconds, rate or self.load.rate, seed=seed, start_ms=start_ms, users=cards, merchants=cards // 10)
         return frame.with_columns(pl.lit(tenant).alias("tenant_id"))
 
     def send(self, campaign: Campaign, frame: pl.DataFrame, rate: float | None = None) -> Run:
@@ -163,7 +169,7 @@ class World:
                 failures.append(error)
 
         worker = threading.Thread(target=work, name="fault", daemon=True)
-        started = time.time_ns() // 1_000_000
+        started = now_ms()
         at_least_s = (events or self.load.events) / self.load.rate
         began_s = time.monotonic()
         worker.start()

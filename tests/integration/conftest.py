@@ -6,16 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.settings import StackSettings
 from infra.stack import Stack
+from tests.private_stack import private_stack
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running stack; a test that kills something must leave it healthy again (``stack.up()`` waits for that)."""
-    private = Stack(tmp_path_factory.mktemp("stack"), StackSettings.on_free_ports())
-    try:
-        private.up()
+    with private_stack(tmp_path_factory.mktemp("stack")) as private:
         yield private
-    finally:
-        private.down()

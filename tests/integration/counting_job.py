@@ -7,7 +7,6 @@ that shard and sends them home, ``infer`` writes both numbers with a digest of w
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -19,12 +18,12 @@ from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, OutRow, Part, Record
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
-from infra import flink
-from infra.java import find_java_home
+from infra import scoring_job
 from infra.jobs import JobTicket
 from infra.plan import Plan
-from infra.settings import REPO_ROOT
 from serving import ledger
+from serving.stream_metrics import StreamMetrics
+from tests.core_settings import core_settings
 
 SHARDS = 4
 
@@ -33,7 +32,17 @@ def digest(data: bytes | None) -> str | None:
     return None if data is None else sha256(data).hexdigest()[:16]
 
 
-class CountingIngest:
+class _Uncopied:
+    """No online store behind: the timers of healing come and go all the same."""
+
+    def own(self, shards: list[int]) -> None:
+        assert set(shards) <= set(range(SHARDS))
+
+    def heal(self, _shard: int, _maps: Mapping[str, ByteMap]) -> int:
+        return 100
+
+
+class CountingIngest(_Uncopied):
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], int] = {}
 
@@ -57,7 +66,7 @@ class CountingIngest:
         return [Part(target, json.dumps(rows).encode()) for target, rows in enumerate(targets) if rows]
 
 
-class CountingObserve:
+class CountingObserve(_Uncopied):
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], int] = {}
 
@@ -97,8 +106,8 @@ def _topic_of(row: dict[str, Any]) -> str:
     return ledger.LABELS_APPLIED if row["topic"] == ledger.LABELS else ledger.DECISIONS
 
 
-def _builder(core: type) -> Callable[[CoreSettings, Callable[[str, int], None]], Any]:
-    return lambda _settings, _count: core()
+def _builder(core: type) -> Callable[[CoreSettings, StreamMetrics], Any]:
+    return lambda _settings, _metrics: core()
 
 
 class CountingIngestOperator(IngestOperator):
@@ -120,38 +129,15 @@ OPERATORS = score.Operators(CountingIngestOperator, CountingObserveOperator, Cou
 
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
-    """Entry of the job's ticket: submits in a process of its own, as the driver's JVM stays in the process that started it."""
-    core = CoreSettings(
-        shards=SHARDS,
-        schema_ids={},
-        registry_url="",
-        redis_url="",
-        models_dir="",
-        ip_hash_key_file="",
-        default_rules=None,
-        default_model=None,
-        code_version="",
-    )
+    """Entry of the job's ticket."""
     settings = JobSettings(
         bootstrap_servers=plan.addresses.bootstrap_servers,
         flink_port=plan.settings.flink_port,
-        core=core,
+        core=core_settings(SHARDS),
         parallelism=int(ticket.arguments[0]),
         restore_from=checkpoint,
     )
-    file = plan.layout.jobs / "counting.settings"
-    file.write_text(settings.model_dump_json())
-    submitted = subprocess.run(
-        [str(plan.python), "-m", "tests.integration.counting_job", str(file)],
-        env=flink.environment(plan.layout, find_java_home(), python=plan.python),
-        cwd=REPO_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stderr
-    return submitted.stdout.split()[-1]
+    return scoring_job.submit(plan, ticket.name, "tests.integration.counting_job", settings.model_dump_json())
 
 
 if __name__ == "__main__":

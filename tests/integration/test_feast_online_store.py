@@ -10,14 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from flink_jobs.reemit import Reemission, map_key
 from fraud.errors import Unavailable
+from fraud.kernel import empty_state
+from fraud.state import encode_state
 from serving.blacklist import Blacklist, blacklist_key
 from serving.feast_layout import EntityKeys
+from serving.online_feed import OnlineFeed
+from serving.online_healing import Healing
 from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
+from tests.contract.pipeline import DictMap
 from tests.online_store_contract import CARD, EPOCH, A, OnlineStoreContract
 from tests.redis_server import RedisServer
 
@@ -242,3 +249,35 @@ def test_loading_the_store_leaves_no_metrics_folder_to_child_processes() -> None
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     done = subprocess.run([sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_redis_that_came_back_empty_is_filled_again_and_says_so(tmp_path: Path) -> None:
+    """The whole way on the feed's own thread: killed, empty, noticed, read through, whole; a reader knows at every moment."""
+    server = RedisServer(tmp_path)
+    server.start()
+    store, reader = (OnlineStore(server.url, timeout_s=TIMEOUT_S) for _ in range(2))
+    feed = OnlineFeed(BufferedWriter(store, started_ms=1), healing=Healing(store, "cards", parts=1))
+    reemission = Reemission(feed)
+    states = DictMap({map_key(CARD, f"bank|{number}"): encode_state(empty_state(), CARD) for number in range(3_000)})
+    entities = [(CARD, f"bank|{number}") for number in range(3_000)]
+
+    def heal() -> None:
+        deadline = time.monotonic() + 30
+        while not reader.look_up([]).health.is_whole:
+            assert time.monotonic() < deadline
+            reemission.turn(0, states)
+            time.sleep(0.02)
+
+    try:
+        feed.own([0])
+        heal()
+        before = reader.look_up(entities)
+        assert None not in before.states
+        server.kill()
+        server.start()
+        assert reader.look_up(entities[:1]) == ([None], (False, None))
+        heal()
+        assert reader.look_up(entities) == before
+    finally:
+        feed.close()
+        server.kill()

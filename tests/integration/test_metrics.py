@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.request import urlopen
@@ -15,17 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from generator.driver import Driver, interleave
 from generator.generate import demo_traffic
-from infra import scoring_job
 from infra.application import bring_up, codec_of
 from infra.dashboards import DASHBOARDS
-from infra.first_model import train_first_model
 from infra.panels import Dashboard, expressions
 from infra.replay import watch_ledger
-from infra.settings import REPO_ROOT, StackSettings
+from infra.settings import REPO_ROOT
 from infra.stack import Stack
-from serving import ledger, model_files
-from serving.enrich import Enricher
+from serving import ledger
+from serving.clock import now_ms
 from serving.metrics import CATALOGUE, EMITTED_NOW, FLINK, series_of
+from tests.private_stack import private_stack, put_small_model_into_production
 from tests.promql import missing_from, names_in
 
 EVENTS = 1_000
@@ -70,29 +68,20 @@ def scrape(stack: Stack) -> Scrape:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack of this module's own: counters of its processes begin at 0, and no other module's job goes on here."""
-    private = Stack(tmp_path_factory.mktemp("metrics"), StackSettings.on_free_ports())
-    try:
-        private.up()
+    with private_stack(tmp_path_factory.mktemp("metrics")) as private:
         yield private
-    finally:
-        private.down()
 
 
 @pytest.fixture(scope="module")
 def scraped(stack: Stack) -> Scrape:
     """A scrape after some traffic and one record that cannot be read."""
-    models = scoring_job.models_dir(stack.layout)
-    now_ms = time.time_ns() // 1_000_000
-    key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-    if model_files.production(models) is None:
-        report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms, rows=8_000)
-        model_files.promote(models, report.sha256)
+    put_small_model_into_production(stack)
     bring_up(stack, lambda _text: None)
     bootstrap, codec = stack.addresses.bootstrap_servers, codec_of(stack.plan)
     producer = Producer({"bootstrap.servers": bootstrap})
     producer.produce(ledger.TRANSACTIONS, b"\x9c\x01random bytes", b"card")
     producer.flush(20)
-    frame = demo_traffic(5, EVENTS / 5, seed=31, start_ms=time.time_ns() // 1_000_000 - 5_000, users=500, merchants=50)
+    frame = demo_traffic(5, EVENTS / 5, seed=31, start_ms=now_ms() - 5_000, users=500, merchants=50)
     run = Driver(bootstrap, codec, hold=False).run(interleave(frame, None, EVENTS / 5), paced=True, linger_s=90.0)
     watch_ledger(bootstrap, codec, run.sent_ids, quiet_s=40.0)
     return scrape(stack)
@@ -101,6 +90,7 @@ def scraped(stack: Stack) -> Scrape:
 def test_every_process_announces_itself_and_answers(stack: Stack, scraped: Scrape) -> None:
     names = {path.stem for path in stack.layout.metrics.glob("*.json")}
     assert names == {
+        "api-api-1",
         "flink-jobmanager",
         "flink-taskmanager-1",
         "flink-taskmanager-2",
@@ -149,7 +139,7 @@ def test_the_stream_counts_what_went_through_it(scraped: Scrape) -> None:
 
 def test_the_supervisor_sees_a_healthy_stack_and_its_job(scraped: Scrape) -> None:
     health = {labels["component"]: value for name, labels, value in scraped.samples if name == "fraud_detection_system_health"}
-    assert health == {"kafka": 1, "redis": 1, "registry": 1, "flink": 1}
+    assert health == {"kafka": 1, "redis": 1, "registry": 1, "flink": 1, "api": 1}
     assert scraped.total("fraud_detection_job_running", job_name="fraudguard-score") == 1
     assert scraped.total("fraud_detection_transaction_timeout_seconds") == 900
     assert 0 <= scraped.total("fraud_detection_checkpoint_age_seconds") < 60

@@ -19,12 +19,12 @@ from infra import pattern_job, scoring_job
 from infra.application import codec_of
 from infra.probes import read_json_url
 from infra.records import load_records
-from infra.settings import StackSettings
 from infra.stack import Stack
 from serving import ledger
 from serving.pattern_events import Row
 from serving.records import Alert
 from tests.pattern_traffic import NOON_MS, WINDOW_MS, decision_of, honest_rows, plant, shift
+from tests.private_stack import private_stack
 
 PATIENCE_S = 120.0
 PLANTED = ("farm", "spot", "machine", "testing")  # in the second window; one of each family
@@ -33,12 +33,8 @@ CHUNK = 400
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    private = Stack(tmp_path_factory.mktemp("patterns"), StackSettings.on_free_ports(taskmanagers=1))
-    try:
-        private.up()
+    with private_stack(tmp_path_factory.mktemp("patterns"), taskmanagers=1) as private:
         yield private
-    finally:
-        private.down()
 
 
 def write(stack: Stack, rows: Sequence[Row], *, commit: bool = True) -> None:

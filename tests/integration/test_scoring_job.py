@@ -21,17 +21,17 @@ from generator.generate import demo_traffic
 from infra import scoring_job
 from infra.application import bring_up, codec_of
 from infra.features import backfill_ledger
-from infra.first_model import train_first_model
 from infra.records import load_records
 from infra.releases import promote_rules
 from infra.replay import LedgerView, watch_ledger
 from infra.stack import Stack
-from serving import ledger, model_files
+from serving import ledger
+from serving.clock import now_ms
 from serving.codec import Codec
-from serving.enrich import Enricher
 from serving.online_store import OnlineStore
 from serving.records import DeadLetter, Decision
 from serving.rules_file import DEFAULT_RULES_PATH
+from tests.private_stack import put_small_model_into_production
 
 DAY_MS = 86_400_000
 
@@ -56,22 +56,15 @@ class System:
 @pytest.fixture(scope="module")
 def system(stack: Stack) -> Iterator[System]:
     """The stack with a small model and the scoring job; the job is gone afterwards."""
-    models = scoring_job.models_dir(stack.layout)
-    key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-    report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=_now_ms(), rows=8_000)
-    model_files.promote(models, report.sha256)
+    put_small_model_into_production(stack)
     bring_up(stack, lambda _text: None)
     yield System(stack, codec_of(stack.plan))
     scoring_job.stop(stack.plan, with_savepoint=False)
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _traffic(seconds: float, rate: float, seed: int) -> pl.DataFrame:
     """Events of the last seconds: none of them is from the future whenever it is sent."""
-    return demo_traffic(seconds, rate, seed=seed, start_ms=_now_ms() - round(seconds * 1000), users=500, merchants=50)
+    return demo_traffic(seconds, rate, seed=seed, start_ms=now_ms() - round(seconds * 1000), users=500, merchants=50)
 
 
 def test_every_event_is_decided_once_with_model_rules_and_recorded_numbers(system: System) -> None:
@@ -107,7 +100,7 @@ def _bad_records(codec: Codec) -> dict[str, tuple[bytes | None, bytes | None]]:
     """Name of the defect to (key, value)."""
 
     def encoded(**changes: object) -> bytes:
-        tx = Transaction("bad", "default", "card", "m", 100, "USD", _now_ms())
+        tx = Transaction("bad", "default", "card", "m", 100, "USD", now_ms())
         for name, value in changes.items():
             setattr(tx, name, value)
         return codec.encode_transaction(tx)
@@ -123,7 +116,7 @@ def _bad_records(codec: Codec) -> dict[str, tuple[bytes | None, bytes | None]]:
         "negative": (b"card", encoded(amount_minor=-1)),
         "1 MiB": (b"card", bytes(1 << 20)),
         "empty key": (b"", good),
-        "tomorrow": (b"card", encoded(event_time_ms=_now_ms() + DAY_MS)),
+        "tomorrow": (b"card", encoded(event_time_ms=now_ms() + DAY_MS)),
     }
 
 

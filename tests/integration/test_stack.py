@@ -17,7 +17,6 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from fraud.errors import Unavailable
 from infra.jobs import JobTicket, load_tickets, remove_ticket, save_ticket
-from infra.plan import read_addresses
 from infra.ports import PortTaken, is_free
 from infra.processes import live_members
 from infra.records import SUPERVISOR, load_record, load_records
@@ -77,7 +76,7 @@ def test_every_server_of_a_started_stack_is_healthy(healthy_stack: Stack) -> Non
 
 
 def test_any_process_finds_the_addresses_by_the_home_folder(healthy_stack: Stack) -> None:
-    addresses = read_addresses(healthy_stack.layout.home)
+    addresses = Stack(healthy_stack.layout.home).addresses
     assert json.loads(ask(f"{addresses.flink_rest_url}/overview"))["slots-total"] == 2
     assert isinstance(json.loads(ask(f"{addresses.registry_url}/subjects")), list)
     assert b"flink_taskmanager" in ask(f"http://{addresses.metrics_targets[1]}/metrics")

@@ -24,10 +24,10 @@ from confluent_kafka import Message, Producer
 from flink_jobs.settings import JOB_NAME
 from infra import scoring_job
 from infra.jobs import JobTicket, load_tickets, save_ticket, submit_if_missing
-from infra.settings import StackSettings
 from infra.stack import Stack
 from serving import ledger
 from tests.integration.counting_job import SHARDS, digest
+from tests.private_stack import private_stack
 
 pytestmark = pytest.mark.slow
 
@@ -101,14 +101,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    stack = Stack(tmp_path_factory.mktemp("topology"), StackSettings.on_free_ports())
-    try:
-        stack.up()
+    with private_stack(tmp_path_factory.mktemp("topology")) as stack:
         running = Bench(stack)
         running.start(parallelism=2)
         yield running
-    finally:
-        stack.down()
 
 
 def some_records(count: int) -> list[tuple[bytes | None, bytes | None]]:

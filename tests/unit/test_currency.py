@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud.currency import CURRENCIES, exponent_of, to_base_minor, to_base_minor_batch
+from fraud.currency import CURRENCIES, to_base_minor, to_base_minor_batch
 from fraud.errors import InvalidEvent
 
 codes = st.sampled_from(sorted(CURRENCIES))
@@ -29,12 +29,12 @@ def test_thirty_euros_are_3117_cents() -> None:
 
 
 def test_a_yen_is_not_a_hundredth_of_a_yen() -> None:
-    assert exponent_of("JPY") == 0
+    assert CURRENCIES["JPY"].exponent == 0
     assert to_base_minor(10_000, "JPY") == 6_371
 
 
 def test_a_kuwaiti_dinar_has_a_thousand_fils() -> None:
-    assert exponent_of("KWD") == 3
+    assert CURRENCIES["KWD"].exponent == 3
     assert to_base_minor(1_000, "KWD") == 324  # 324.5 cents: half goes to the even neighbour
     assert to_base_minor(3_000, "KWD") == 974  # 973.5
 
@@ -62,7 +62,6 @@ def test_an_unknown_currency_is_an_invalid_event(code: str) -> None:
     for convert in (
         lambda: to_base_minor(1, code),
         lambda: to_base_minor_batch(np.array([1, 2]), ["USD", code]),
-        lambda: exponent_of(code),
     ):
         with pytest.raises(InvalidEvent) as caught:
             convert()

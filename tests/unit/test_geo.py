@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud.geo import EARTH_RADIUS_KM, MISSING, haversine_km, pack_country, unpack_country
+from fraud.geo import EARTH_RADIUS_KM, MISSING, haversine_km, pack_country
 
 PARIS, LONDON, SYDNEY = (48_856_600, 2_352_200), (51_507_400, -127_800), (-33_868_800, 151_209_300)
 HALF_WAY_ROUND_KM = math.pi * EARTH_RADIUS_KM
@@ -69,14 +69,12 @@ def test_a_missing_coordinate_makes_the_distance_missing(one: tuple[int, int], o
     assert math.isnan(haversine_km(*coordinates))
 
 
-def test_every_country_code_has_its_own_number_and_comes_back() -> None:
+def test_every_country_code_has_its_own_number() -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     codes = [a + b for a in letters for b in letters]
     numbers = [pack_country(code) for code in codes]
     assert sorted(numbers) == list(range(1, 677))
-    assert [unpack_country(number) for number in numbers] == codes
 
 
 def test_no_country_is_zero() -> None:
     assert pack_country(None) == 0
-    assert unpack_country(0) is None

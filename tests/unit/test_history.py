@@ -21,7 +21,6 @@ from serving.history import (
     ColumnMapping,
     ColumnSource,
     HistoryError,
-    count_history,
     detect_mapping,
     from_transactions,
     labels_from_history,
@@ -203,7 +202,6 @@ def test_offset_and_limit_cut_out_the_middle(write: Write) -> None:
     assert read_history(path, offset=10, limit=5).equals(whole.slice(10, 5))
     assert read_history(path, offset=95, limit=50).equals(whole.slice(95))
     assert read_history(path, limit=0).height == 0
-    assert count_history(path) == 100
 
 
 def test_row_numbers_are_those_of_the_file_whatever_the_offset(write: Write) -> None:

@@ -11,11 +11,22 @@ import pytest
 
 from fraud.errors import Unavailable
 from infra.archives import archive_flags, archive_path, kind_of
+from infra.failures import root_of
 from infra.java import find_java_home, read_major
-from infra.jobs import JobStatus, JobTicket, find_missing, find_newest_checkpoint, load_tickets, remove_ticket, save_ticket, spare_slots
+from infra.jobs import (
+    JobStatus,
+    JobTicket,
+    find_missing,
+    find_newest_checkpoint,
+    load_tickets,
+    remove_ticket,
+    save_ticket,
+    spare_slots,
+)
 from infra.layout import Layout
-from infra.plan import load_plan, make_plan, read_addresses, save_plan
+from infra.plan import load_plan, make_plan, save_plan
 from infra.settings import PORT_FIELDS, StackSettings
+from infra.stack import Stack
 from infra.supervisor import Backoff, Orders
 
 TICKET = JobTicket("scoring", "module:function", ("one", "two"))
@@ -94,12 +105,12 @@ def test_a_plan_has_no_port_twice_and_is_read_back_as_it_was_saved(tmp_path: Pat
     assert len({*ports, metrics + 1, metrics + 2, metrics + 3}) == len(ports) + 3
     save_plan(plan)
     assert load_plan(Layout(tmp_path)) == plan
-    assert read_addresses(tmp_path) == plan.addresses
+    assert Stack(tmp_path).addresses == plan.addresses
 
 
 def test_a_home_without_a_stack_has_no_addresses(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="up"):
-        read_addresses(tmp_path)
+        _ = Stack(tmp_path).addresses
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +144,15 @@ def test_a_server_uses_the_class_archive_of_its_kind_when_there_is_one(tmp_path:
     path.parent.mkdir()
     path.touch()
     assert f"-XX:SharedArchiveFile={path}" in archive_flags(tmp_path, kind_of("taskmanager-2"))
+
+
+@pytest.mark.parametrize(
+    ("stacktrace", "cause"),
+    [
+        ("", ""),
+        ("java.lang.Exception: one line", "java.lang.Exception: one line"),
+        ("a.B: outer\n\tat x(Y.java:1)\nCaused by: c.D: middle\n\t... 3 more\nCaused by: e.F: inner\n\tat z\n", "e.F: inner"),
+    ],
+)
+def test_the_innermost_cause_is_what_status_shows(stacktrace: str, cause: str) -> None:
+    assert root_of(stacktrace) == cause

@@ -7,24 +7,28 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flink_jobs.assembly import CoreSettings
 from flink_jobs.pattern_settings import PatternSettings
+from flink_jobs.refusals import DEFAULT_LIMITS
 from flink_jobs.settings import JobSettings
+from infra.jobs import JobTicket
+from infra.scoring_job import as_asked, with_refusals
+from tests.core_settings import core_settings
 
 
 def _settings(shards: int = 4, **changes: Any) -> JobSettings:
-    core = CoreSettings(
-        shards=shards,
-        schema_ids={},
-        registry_url="",
-        redis_url="",
-        models_dir="",
-        ip_hash_key_file="",
-        default_rules=None,
-        default_model=None,
-        code_version="",
-    )
-    return JobSettings(bootstrap_servers="", flink_port=1, core=core, **changes)
+    return JobSettings(bootstrap_servers="", flink_port=1, core=core_settings(shards), **changes)
+
+
+def test_refused_records_are_accepted_until_the_next_start_that_does_not_say_so() -> None:
+    ticket = JobTicket("score", "infra.scoring_job:resume", ("one",), arguments=('{"parallelism": 1}',))
+    accepting = with_refusals(ticket, accepted=True)
+    settings = as_asked(_settings(), accepting)
+    assert (settings.parallelism, settings.core.refusals) == (1, None)
+    assert settings == JobSettings.model_validate_json(settings.model_dump_json())
+    assert with_refusals(accepting, accepted=False) == ticket
+    assert as_asked(_settings(), ticket).core.refusals == DEFAULT_LIMITS
+    bare = JobTicket("score", "infra.scoring_job:resume")
+    assert with_refusals(with_refusals(bare, accepted=True), accepted=False) == bare
 
 
 def test_transactions_must_outlive_three_restarts() -> None:

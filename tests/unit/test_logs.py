@@ -8,13 +8,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import structlog
 
-from fraud.events import Transaction
 from serving.logs import DecisionLog, Limit, configure
 from serving.records import Decision
+from tests import wire_samples
 
 PAN = "4111 1111 1111 1111"  # the test number of a card scheme; it passes Luhn's check
 NOT_A_PAN = "4111111111111112"
@@ -37,35 +36,9 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def decision(outcome: str = "DENY", trace_id: str | None = "4bf92f3577b34da6a3ce929d0e0e4736") -> Decision:
-    tx = Transaction("tx-1", "default", PAN, "m", 100, "USD", 0, ip_address="203.0.113.9")
-    return Decision(
-        decision_id="dec-1",
-        tenant_id="default",
-        transaction_id="tx-1",
-        event_time_ms=0,
-        outcome=outcome,
-        score=0.91,
-        model_score=None,
-        model_raw=None,
-        rules_score=None,
-        floor=None,
-        degraded=None,
-        late_event=False,
-        model_sha256=None,
-        rule_set_hash=None,
-        catalogue_version="1",
-        code_version="x",
-        door="stream",
-        features=np.zeros(1),
-        entities=[],
-        rules=[],
-        contributions=None,
-        contribution_base=None,
-        anomaly_score=None,
-        blacklisted=[],
-        transaction=tx,
-        trace_id=trace_id,
-    )
+    """With a card's number and an address that must not reach a line."""
+    secret = wire_samples.transaction(card_id=PAN, ip_address="203.0.113.9")
+    return wire_samples.decision(outcome=outcome, score=0.91, transaction=secret, trace_id=trace_id)
 
 
 def test_a_decision_line_has_the_required_fields_and_the_trace_of_the_decision(out: io.StringIO) -> None:

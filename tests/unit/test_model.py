@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest
 from serving.bit_trees import BitTrees, parse_bit_trees
+from serving.booster import LibraryBooster
 from serving.model import Model, ModelManager, ModelRefused, load_model
 from serving.model_files import AnomalyFile, Calibration, Manifest, publish, read_files
 
@@ -382,3 +383,10 @@ def test_a_model_outlives_its_folder(models: Path) -> None:
     model = Model(read_files(models, digest_of(TEXT)), FEATURES)
     (models / digest_of(TEXT) / "model.txt").unlink()
     assert model.predict(vectors(3))[0].tolist() == reference(vectors(3), raw_score=True).tolist()
+
+
+def test_long_feature_names_come_back_whole() -> None:
+    long = tuple(f"{'x' * 300}_{number}" for number in range(3))
+    rows = np.random.default_rng(5).normal(size=(200, 3))
+    text = lightgbm.train({"verbosity": -1}, lightgbm.Dataset(rows, rows[:, 0] > 0, feature_name=list(long)), 2).model_to_string()
+    assert LibraryBooster(text).feature_names == long

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from feast.infra.online_stores.helpers import _redis_key
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud.events import KINDS
-from serving.feast_layout import KEY_VERSION, EntityKeys, RowCodec
+from serving.feast_layout import FEATURE_FIELDS, KEY_VERSION, EntityKeys, RowCodec
 from tests.online_store_contract import MemoryOnlineStore, OnlineStoreContract
 
 
@@ -35,6 +35,11 @@ def test_values_are_feast_values_and_come_back(state: bytes, seq: int, time_ms: 
     assert codec.state(state) == Value(bytes_val=state).SerializeToString()
     assert codec.integer(seq) == Value(int64_val=seq).SerializeToString()
     assert codec.decode(codec.state(state), codec.integer(seq), codec.integer(time_ms)) == (state, seq, time_ms)
+
+
+def test_features_lie_in_the_hash_fields_where_feast_looks_for_them() -> None:
+    expected = [tuple(_mmh3(f"{kind}:{kind}_{name}") for name in ("state", "seq", "event_time_ms")) for kind in KINDS]
+    assert list(FEATURE_FIELDS) == expected
 
 
 @given(time_ms=st.integers(0, 4 * 10**12))

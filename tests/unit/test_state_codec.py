@@ -18,7 +18,7 @@ from fraud import kernel as k
 from fraud.catalogue import HEAD_CAP
 from fraud.events import Kind, Label
 from fraud.geo import MISSING
-from fraud.state import STATE_VERSION, _encode, decode_state, encode_state, state_seq, state_time_ms
+from fraud.state import STATE_VERSION, _encode, decode_state, encode_state, state_position, state_seq, state_time_ms
 from tests.contract.logs import START_MS, Entity, random_log, transaction
 from tests.contract.naive import DAY_MS, HOUR_MS
 
@@ -82,6 +82,22 @@ def survives(kind: Kind, data: bytes) -> bool:
 def test_a_decoded_state_holds_what_was_encoded(kind: Kind) -> None:
     for entity in (Entity(kind), grown(kind), *([] if kind in (Kind.CARD, Kind.USER) else [busy(kind)])):
         assert content(decode_state(encode_state(entity.state, kind), kind)) == content(entity.state)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_number_and_time_are_read_off_an_encoded_state(kind: Kind) -> None:
+    labels_only = Entity(kind)
+    labels_only.apply(Label("t", "bank", "c", "m", START_MS, START_MS, True, "test"))
+    for entity in (Entity(kind), labels_only, grown(kind)):
+        data = encode_state(entity.state, kind)
+        assert state_position(data) == (state_seq(entity.state), state_time_ms(entity.state))
+    assert state_position(encode_state(grown(kind).state, kind))[0] > 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02\x00" + bytes(20), encode_state(k.empty_state(), Kind.CARD)[:9]])
+def test_a_number_is_not_read_off_what_is_no_state(data: bytes) -> None:
+    with pytest.raises(ValueError, match="state"):
+        state_position(data)
 
 
 def test_every_section_is_exercised() -> None:

@@ -158,6 +158,23 @@ def test_the_online_store_is_stale_for_as_long_as_something_waits() -> None:
     assert [at(found, "fraud_detection_online_store_rows_total", result=r) for r in ("written", "refused", "dropped")] == [19, 1, 2]
 
 
+def test_healing_counts_what_was_given_again_and_tells_what_is_not_whole() -> None:
+    exporter = StreamExporter(lambda: 0)
+    first, second = exporter.new_metrics(), exporter.new_metrics()
+    assert at(scrape(exporter), "fraud_detection_online_store_unhealed_shards") == 0
+    for reemitted in (100, 250):
+        first.healing(reemitted=reemitted, begun=2, unhealed_shards=2)
+    second.healing(reemitted=7, begun=1, unhealed_shards=1)
+    found = scrape(exporter)
+    assert at(found, "fraud_detection_online_store_unhealed_shards") == 3
+    assert at(found, "fraud_detection_online_store_reemitted_rows_total") == 257
+    assert at(found, "fraud_detection_online_store_healings_total") == 3
+    first.close()
+    found = scrape(exporter)
+    assert at(found, "fraud_detection_online_store_unhealed_shards") == 1
+    assert at(found, "fraud_detection_online_store_reemitted_rows_total") == 257
+
+
 def test_a_label_that_runs_wild_cannot_fill_the_memory_of_prometheus() -> None:
     exporter = StreamExporter(lambda: 0)
     own = exporter.new_metrics()

@@ -1,0 +1,64 @@
+"""How a job gets onto the session cluster: the configuration that all jobs share, and the client's call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyflink.common import Configuration
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.java_gateway import get_gateway
+from pyflink.table import StreamTableEnvironment
+
+from flink_jobs.submission_settings import SubmissionSettings
+from flink_jobs.takeover import name_stateful_operators
+
+__all__ = ["lay_out"]
+
+
+def lay_out(
+    settings: SubmissionSettings, build: Callable[[StreamTableEnvironment], None], *, parallelism: int, options: Mapping[str, object]
+) -> StreamExecutionEnvironment:
+    """Return an environment with a job, whose ``execute_async`` submits it to the session cluster.
+
+    Args:
+        settings: where the cluster is, how often to checkpoint, and what to restore.
+        build: lays out the topology on an environment.
+        parallelism: of every operator that sets none of its own.
+        options: Flink's configuration of this job, beside what all jobs share.
+    """
+    gateway = get_gateway()
+    remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
+        settings.flink_host,
+        settings.flink_port,
+        _configuration(settings, options)._j_configuration,  # noqa: SLF001
+        gateway.new_array(gateway.jvm.String, 0),
+    )
+    env = StreamExecutionEnvironment(remote)
+    env.set_parallelism(parallelism)
+    build(StreamTableEnvironment.create(env))
+    name_stateful_operators(env)
+    return env
+
+
+def _configuration(settings: SubmissionSettings, options: Mapping[str, object]) -> Configuration:
+    shared = {
+        "python.execution-mode": "thread",  # Python inside the TaskManager: no process and no socket between it and the state
+        "python.executable": sys.executable,
+        "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
+        "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
+        "execution.checkpointing.mode": "EXACTLY_ONCE",
+        "execution.checkpointing.incremental": "true",
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "state.backend.type": "rocksdb",
+        "table.exec.uid.generation": "ALWAYS",
+        # SQL operators never change a row that they passed on, and without this each of them copies the whole batch for each record
+        "pipeline.object-reuse": "true",
+    }
+    if settings.restore_from is not None:
+        shared["execution.state-recovery.path"] = settings.restore_from
+    configuration = Configuration()
+    for name, value in {**shared, **options}.items():
+        configuration.set_string(name, str(value))
+    return configuration
