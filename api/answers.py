@@ -40,7 +40,7 @@ __all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis", "Timing"]
 # how long a question waits for the answer that somebody else is making, milliseconds between looks: then 409
 _PATIENCE_MS = (2, 4, 8, 16, 32, 64)
 
-STORE_DOWN, KAFKA_DOWN = "store_down", "kafka_down"
+STORE_DOWN, STORE_HEALING, KAFKA_DOWN = "store_down", "store_healing", "kafka_down"
 
 
 class Redis(Protocol):
@@ -168,12 +168,13 @@ class Answers:
         claims, reads = self._with.claims, self._with.states
         entities: list[Entity] = list(dict.fromkeys(entity for one in questions for entity in entities_of(one.transaction)))
         takes = [claims.take(one.claim) for one in questions]
+        asked = reads.commands(entities)
         try:
-            replies = await self._call([*(command for take in takes for command in take), *reads.commands(entities)])
+            replies = await self._call([*(command for take in takes for command in take), *asked])
         except Unavailable:
             # nobody remembers what was asked before, and nothing is known of the entities: answer all the same
             return _Reading(None, self._with.now_ms())
-        states = self._states(entities, replies[-len(entities) :])
+        states = self._states(entities, replies[-len(asked) :])
         at = 0
         for one, take in zip(questions, takes, strict=True):
             self._stand(one, replies[at : at + len(take)], states)
@@ -182,7 +183,7 @@ class Answers:
 
     def _states(self, entities: list[Entity], replies: list[object]) -> States | None:
         try:
-            return self._with.features.decoded(self._with.states.states(entities, replies))
+            return self._with.features.decoded(self._with.states.stored(entities, replies))
         except Unavailable:
             self._with.metrics.redis_failed()
             return None
@@ -233,6 +234,9 @@ class Answers:
         trace: Trace,
         timing: Timing,
     ) -> bytes:
+        if views is not None and len(views) < len(entities_of(decision.transaction)):
+            degraded = [*degraded, STORE_HEALING]
+            self._with.metrics.healing()
         decision.degraded = ",".join(degraded) or None
         decision.trace_id = trace.trace_id
         decision.served_at = [] if views is None else [view.position() for view in views]

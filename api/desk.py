@@ -1,10 +1,11 @@
 """What the routes of people work with: rules, past decisions, erasure, the audit log.  Opened once a process, closed with it.
 
-Nothing here is needed to score, so nothing here is asked for at the start: a broker that is away costs these routes alone.
+Nothing here is needed to score, so nothing here keeps the process from starting: a broker that is away costs these routes alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import lru_cache
 from threading import BoundedSemaphore
 from typing import Annotated, Any
 
+import structlog
 from fastapi import Depends, Request
 
 from api.identity import Caller
@@ -83,7 +85,7 @@ def actor_of(caller: Caller, request: Request) -> Actor:
 
 @asynccontextmanager
 async def open_desk(settings: ApiSettings, codec: Codec) -> AsyncIterator[Desk]:
-    """Prepare the desk; connects to nothing yet."""
+    """Prepare the desk; what it needs may be away."""
     redis_url = settings.redis_url.get_secret_value()
     log = ChangeLog(settings.bootstrap_servers, codec, now_ms)
     link, store = RedisLink(redis_url, _REDIS_TIMEOUT_S), OnlineStore(redis_url, timeout_s=_REDIS_TIMEOUT_S)
@@ -98,12 +100,22 @@ async def open_desk(settings: ApiSettings, codec: Codec) -> AsyncIterator[Desk]:
         BoundedSemaphore(_SEARCHES),
         settings.ip_hash_key_file.read_bytes(),
     )
+    settling = asyncio.create_task(asyncio.to_thread(_settle, desk.book))
     try:
         yield desk
     finally:
+        await settling
         log.close()
         link.close()
         store.close()
+
+
+def _settle(book: RuleBook) -> None:
+    """Make up for a process that died between the audit log and the topic of the rules."""
+    try:
+        book.settle()
+    except Unavailable as error:
+        structlog.get_logger().warning("rules_not_settled", dependency=error.dependency, reason=error.detail)
 
 
 def _desk(request: Request) -> Any:

@@ -6,24 +6,23 @@ that the second payment of a batch sees the first, and nothing is written back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from api.states import Entity
+from api.states import Entity, Stored
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key, hash64
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator, event_row
-from serving.online_store import StoredState
 from serving.records import EntityPosition
 
 __all__ = ["Evaluated", "FeatureReader", "View", "entities_of"]
 
-States = dict[Entity, NDArray[np.int64]]
+States = dict[Entity, NDArray[np.int64] | None]  # None: the entity may be known, and its state is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """``features`` is float64[B, F]; ``views`` has the entities of each event, or is None when no state could be read."""
+    """``features`` is float64[B, F]; ``views`` has what was known of each event's entities, or is None when nothing could be read."""
 
     features: NDArray[np.float64]
     views: list[list[View]] | None
@@ -61,14 +60,17 @@ class FeatureReader:
         self._columns = self._evaluator.catalogue.slices
 
     @staticmethod
-    def decoded(stored: Mapping[Entity, StoredState | None]) -> States:
-        """The kernel's form of what was read; an entity that is not there has an empty log.
+    def decoded(stored: Stored) -> States:
+        """The kernel's form of what was read; an entity that was never there has an empty log.
 
         Raises:
             Unavailable: the store holds something that is no state.
         """
         try:
-            return {entity: empty_state() if row is None else decode_state(row.state, entity[0]) for entity, row in stored.items()}
+            return {
+                entity: decode_state(row.state, entity[0]) if row is not None else empty_state() if stored.is_whole else None
+                for entity, row in stored.rows.items()
+            }
         except ValueError as error:
             raise Unavailable("redis", str(error)) from error
 
@@ -76,7 +78,7 @@ class FeatureReader:
     def has_applied(tx: Transaction, states: States) -> bool:
         """Whether the stream has this very transaction in its card's log already."""
         state = states[Kind.CARD, entity_key(tx.tenant_id, tx.card_id)]
-        return bool(has_transaction(state, hash64(f"{tx.tenant_id}|{tx.transaction_id}")))
+        return state is not None and bool(has_transaction(state, hash64(f"{tx.tenant_id}|{tx.transaction_id}")))
 
     def evaluate(self, transactions: Sequence[Transaction], states: States | None) -> Evaluated:
         """Evaluate events one after the other; ``states`` is used up.  Without states every windowed feature is missing."""
@@ -87,12 +89,15 @@ class FeatureReader:
             self._evaluator.event(row, vector)
             if states is None:
                 continue
-            views.append([self._observe(entity, row, vector, states) for entity in entities_of(tx)])
+            known = [self._observe(entity, row, vector, states) for entity in entities_of(tx)]
+            views.append([view for view in known if view is not None])
         return Evaluated(matrix, None if states is None else views)
 
-    def _observe(self, entity: Entity, row: NDArray[np.int64], vector: NDArray[np.float64], states: States) -> View:
+    def _observe(self, entity: Entity, row: NDArray[np.int64], vector: NDArray[np.float64], states: States) -> View | None:
         kind, key = entity
         state = states[entity]
+        if state is None:
+            return None
         view = View(KINDS[kind], key, state_seq(state), state_time_ms(state))
         states[entity] = self._evaluator.observe(kind, state, row, vector[self._columns[kind]])
         return view

@@ -20,6 +20,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from api.identity import Caller, Role, Unauthenticated
 from serving.clock import now_ms
 
@@ -146,12 +148,21 @@ class ApiKeys:
         now_s = self._clock()
         if self._path is not None and now_s - self._looked_s >= _LOOK_AGAIN_S:
             self._looked_s = now_s
-            try:
-                status = self._path.stat()
-                mark = (status.st_mtime_ns, status.st_ino)
-                if mark != self._mark:
-                    self._content = KeyFile(self._path).read()
-                    self._mark = mark
-            except FileNotFoundError:
-                self._content, self._mark = _Content({}, frozenset()), None
+            self._look(self._path)
         return self._content
+
+    def _look(self, path: Path) -> None:
+        """Take the file over if it has changed; one that cannot be read leaves the keys as they were."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            self._content, self._mark = _Content({}, frozenset()), None
+            return
+        mark = (status.st_mtime_ns, status.st_ino)
+        if mark == self._mark:
+            return
+        self._mark = mark
+        try:
+            self._content = KeyFile(path).read()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            structlog.get_logger().error("api_keys_unreadable", reason=type(error).__name__)

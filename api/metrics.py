@@ -22,6 +22,7 @@ __all__ = ["ApiMetrics", "HttpMetrics", "Watched"]
 
 _KINDS: dict[str, type[Counter | Gauge | Histogram]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 _UNROUTED = "none"
+_HEALING = "store_healing"
 _SCORING = ("POST", "/v1/score")
 
 
@@ -53,7 +54,7 @@ class ApiMetrics:
         """Series that are known beforehand exist from the start: a rate over one that appears with its first error misses that error."""
         for outcome in Outcome:
             self._decisions.labels(outcome.name.lower())
-        for reason in ("model_down", "rules_down", "store_down", "kafka_down"):
+        for reason in ("model_down", "rules_down", "store_down", _HEALING, "kafka_down"):
             self._degraded.labels(reason)
         for kind in ("rules", "models"):
             self._refused.labels(kind)
@@ -75,6 +76,10 @@ class ApiMetrics:
             self._decisions.labels(decision.outcome.lower()).inc()
         for reason in degraded:
             self._degraded.labels(reason).inc(len(decisions))
+
+    def healing(self) -> None:
+        """An answer lacks the states of some of its entities, which the store may have lost."""
+        self._degraded.labels(_HEALING).inc()
 
     def repeated(self) -> None:
         """An earlier answer was given again."""

@@ -127,7 +127,10 @@ class EntityFreshness(BaseModel):
 
 
 class Freshness(BaseModel):
-    """What was known when the windows were evaluated: a payment of a moment ago may not be in the store yet."""
+    """What was known when the windows were evaluated: a payment of a moment ago may not be in the store yet.
+
+    An entity that is not listed is one whose state the store may have lost: its features were missing (``store_healing``).
+    """
 
     read_at_ms: int
     entities: list[EntityFreshness]
@@ -148,7 +151,7 @@ class ScoreAnswer(BaseModel):
     rule_set_hash: str | None
     catalogue_version: str
     freshness: Freshness | None = Field(description="Null when the store could not be read: windowed features were missing.")
-    degraded: list[str] = Field(description="What was missing: model_down, rules_down, store_down, kafka_down.")
+    degraded: list[str] = Field(description="What was missing: model_down, rules_down, store_down, store_healing, kafka_down.")
     latency_ms: float = Field(description="From the request's arrival to the answer; that of the first answer when it is repeated.")
 
 

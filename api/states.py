@@ -5,38 +5,50 @@ The writer and the layout are ``serving.online_store`` and ``serving.feast_layou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fraud.errors import Unavailable
 from serving.feast_layout import FEATURE_FIELDS, EntityKeys, RowCodec
+from serving.online_health import HealthKeys, parse_health
 from serving.online_store import StoredState
 from serving.redis_link import DEPENDENCY, Command
 
-__all__ = ["Entity", "StateReads"]
+__all__ = ["Entity", "StateReads", "Stored"]
 
 Entity = tuple[int, str]  # kind and "tenant|id"
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The rows by entity; one that is ``None`` was never there if the store ``is_whole``, and may have been lost if it is not."""
+
+    rows: Mapping[Entity, StoredState | None]
+    is_whole: bool
+
+
 class StateReads:
-    """Commands that read states, and what their replies say; one a thread."""
+    """Commands that read states and the store's health, and what their replies say; one a thread."""
 
     def __init__(self, project: str = "fraudguard") -> None:
         self._encode = EntityKeys(project).encode
+        self._health = HealthKeys(project).read()
         self._codec = RowCodec()
 
     def commands(self, entities: Sequence[Entity]) -> list[Command]:
-        """One command an entity."""
-        return [("HMGET", self._encode(kind, key), *FEATURE_FIELDS[kind]) for kind, key in entities]
+        """What to send; :meth:`stored` takes as many replies."""
+        return [*self._health, *(("HMGET", self._encode(kind, key), *FEATURE_FIELDS[kind]) for kind, key in entities)]
 
-    def states(self, entities: Sequence[Entity], replies: Sequence[Any]) -> dict[Entity, StoredState | None]:
-        """The states by entity; ``None`` for one that is not there.
+    def stored(self, entities: Sequence[Entity], replies: Sequence[Any]) -> Stored:
+        """What the replies say.
 
         Raises:
             Unavailable: something that is not a row lies there.
         """
+        mark, info, *rows = replies
         try:
-            return {entity: self._row(reply) for entity, reply in zip(entities, replies, strict=True)}
+            return Stored({entity: self._row(row) for entity, row in zip(entities, rows, strict=True)}, parse_health(mark, info).is_whole)
         except ValueError as error:
             raise Unavailable(DEPENDENCY, str(error)) from error
 

@@ -279,7 +279,7 @@ _API = (
         "fraud_api_degraded_answers_total",
         "counter",
         Emitter.API,
-        "Answers that lack something: model_down, rules_down, store_down, kafka_down; one may count under several.",
+        "Answers that lack something: model_down, rules_down, store_down, store_healing, kafka_down; one may count under several.",
         ("reason",),
     ),
     Metric(

@@ -31,6 +31,7 @@ from serving.scoring import Scorer
 from tests.wire_samples import SCHEMA_IDS
 
 SECRET = b"k" * 32
+HEALTH = "fraudguard:health"
 CODEC = Codec(SCHEMA_IDS)
 RULES = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
 
@@ -43,6 +44,7 @@ class FakeRedis:
         self.hashes: dict[bytes, dict[bytes, bytes]] = {}
         self.calls = 0
         self.is_down = False
+        self.values[HEALTH] = (b"whole run-1", float("inf"))
         self._now_ms = now_ms
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
@@ -63,6 +65,8 @@ class FakeRedis:
                 unit, scale = ("PX", 1) if "PX" in options else ("EX", 1_000)
                 self.values[key] = (value, self._now_ms() + scale * options[options.index(unit) + 1])
                 return b"OK"
+            case "INFO":
+                return b"# Server\r\nrun_id:run-1\r\n"
             case "HMGET":
                 key, *fields = arguments
                 return [self.hashes.get(key, {}).get(one) for one in fields]

@@ -50,7 +50,7 @@ def ask_often(stack: ApiStack) -> tuple[list[Answer], list[float]]:
 
 def note(rungs: list[tuple[str, ...]], stopped: str, answers: list[Answer], took_ms: list[float]) -> None:
     one = answers[-1].json
-    features = "missing" if one["freshness"] is None else "as stored"
+    features = "missing" if one["freshness"] is None else "lost ones missing" if "store_healing" in one["degraded"] else "as stored"
     numbers = (f"{took_ms[len(took_ms) // 2]:.1f}", f"{took_ms[-1]:.1f}")
     rungs.append((stopped, one["decision"], ", ".join(one["degraded"]) or "-", features, *numbers))
 
@@ -82,6 +82,11 @@ def test_ladder_without_redis(stack: ApiStack, rungs: list[tuple[str, ...]]) -> 
         note(rungs, "redis", answers, took_ms)
     finally:
         stack.start("redis")
+    stack.wait_until(lambda: degraded(stack) == ["store_healing"], "it takes a Redis that may have lost something for a whole one")
+    answers, took_ms = ask_often(stack)
+    assert all("store_healing" in one.json["degraded"] for one in answers)
+    note(rungs, "redis, restarted", answers, took_ms)
+    stack.mark_whole()
     assert stack.wait_until(lambda: degraded(stack) == [], "the store is not found again") < 5.0
 
 
@@ -138,6 +143,7 @@ def test_ladder_without_redis_and_kafka(stack: ApiStack, rungs: list[tuple[str, 
         assert all(one.json["degraded"] == ["store_down", "kafka_down"] for one in answers)
     finally:
         stack.start("redis")
+        stack.mark_whole()
         stack.start("kafka")
     time.sleep(1.0)
     assert stack.wait_until(lambda: degraded(stack) == [], "it does not come back whole") < 30.0

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +20,8 @@ from fraud.state import decode_state, state_seq
 from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic
 from infra import scoring_job
-from infra.application import bring_up, codec_of
+from infra.application import bring_up, codec_of, rule_book
+from infra.decisions import find
 from infra.features import backfill_ledger
 from infra.records import load_records
 from infra.releases import promote_rules
@@ -28,8 +30,10 @@ from infra.stack import Stack
 from serving import ledger
 from serving.clock import now_ms
 from serving.codec import Codec
+from serving.model import load_model
 from serving.online_store import OnlineStore
 from serving.records import DeadLetter, Decision
+from serving.replay import replay
 from serving.rules_file import DEFAULT_RULES_PATH
 from tests.private_stack import put_small_model_into_production
 
@@ -173,6 +177,27 @@ def test_promoted_rules_reach_the_running_job_within_five_seconds(system: System
     _, decisions = system.committed(system.stream(_traffic(1, 100, seed=24), 100))
     assert {decision.rule_set_hash for decision in decisions} == {release.identity}
     assert all("EVERYTHING" in {rule.reason_code for rule in decision.rules} for decision in decisions)
+
+
+def test_decisions_of_before_and_after_a_change_of_rules_replay_to_the_last_bit(system: System, tmp_path: Path) -> None:
+    plan = system.stack.plan
+    _, before = system.committed(system.stream(_traffic(5, 100, seed=27), 100))
+    document = yaml.safe_load(DEFAULT_RULES_PATH.read_text())
+    document["rules"] = [{**rule, "score": rule["score"] / 2} for rule in document["rules"]]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(document))
+    release = promote_rules(plan, file, author="test")
+    time.sleep(5.0)
+    _, after = system.committed(system.stream(_traffic(5, 100, seed=28), 100))
+    assert {decision.rule_set_hash for decision in after} == {release.identity}
+    assert release.identity not in {decision.rule_set_hash for decision in before}
+    book, model = rule_book(plan), lru_cache(lambda sha256: load_model(scoring_job.models_dir(plan.layout), sha256))
+    replays = [replay(decision, book.rules, model) for decision in (*before, *after)]
+    assert [found.differences for found in replays if not found.equal] == []
+    assert len(replays) == 1_000
+    found = find(plan, before[0].decision_id, before[0].tenant_id)  # by its id, from the ledger
+    assert found is not None
+    assert found.transaction_id == before[0].transaction_id
 
 
 def test_a_taskmanager_killed_in_mid_stream_loses_and_repeats_nothing(system: System) -> None:

@@ -226,6 +226,23 @@ def test_no_other_text_is_a_key(tmp_path: Path, change: Any) -> None:
         ApiKeys(tmp_path / "keys.json").verify(change(text))
 
 
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"keys": [{}], "revoked_kids": []}', '{"keys": [{"role": "root"}], "revoked_kids": []}']
+)
+def test_a_key_file_that_cannot_be_read_leaves_the_keys_as_they_were(tmp_path: Path, content: str) -> None:
+    path, now_s = tmp_path / "keys.json", [0.0]
+    _, text = KeyFile(path).create("acme", "checkout", Role.SERVICE)
+    keys = ApiKeys(path, lambda: now_s[0])
+    keys.verify(text)
+    path.write_text(content)
+    now_s[0] = 1.0
+    assert keys.verify(text).subject == "checkout"
+    path.unlink()
+    now_s[0] = 2.0
+    with pytest.raises(Unauthenticated):
+        keys.verify(text)
+
+
 def test_changes_by_several_hands_are_all_kept(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
