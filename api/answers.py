@@ -239,7 +239,7 @@ class Answers:
             self._with.metrics.healing()
         decision.degraded = ",".join(degraded) or None
         decision.trace_id = trace.trace_id
-        decision.served_at = None if views is None else [view.position() for view in views]
+        decision.served_at = [] if views is None else [view.position() for view in views]
         decision.latency_ms = round((self._clock() - timing.begun_s) * 1e3, 3)
         value = self._with.codec.encode_decision(decision, self._with.codec.encode_transaction(decision.transaction))
         one.keep = keep_command(decision, value)

@@ -125,7 +125,7 @@ class DecisionBody(BaseModel):
     transaction: dict[str, Any]
     latency_ms: float | None
     trace_id: str | None
-    served_at: list[dict[str, Any]] | None
+    served_at: list[dict[str, Any]]
     stream_score: float | None
 
 

@@ -1,18 +1,19 @@
 """Third operator: gathers the parts of a batch, scores it, and emits decisions, alerts, applied labels and dead letters.
 
-Parts of a batch arrive from several shards; a batch leaves when it is whole and every earlier batch of its home shard has
-left, so decisions of one card keep the order of its events.  What is being gathered is not part of the state: ``ingest`` emits
-the parts of a batch between two checkpoint barriers, and with aligned checkpoints each operator has taken in all that was sent
-before a barrier when it takes its snapshot, so no batch is ever half here at a checkpoint.  Every attempt of the job numbers its
-batches from 1.  Rule sets and model choices arrive as control records between batches and are part of this operator's state, so
-a restore scores with what was in force at the checkpoint.
+Parts of a batch arrive from several shards; a batch leaves when it is whole and every earlier batch of its home shard has left,
+so decisions of one card keep the order of its events. An event that the API has answered is not decided again: its decision
+enters the ledger as it was given, and how far the stream's own score is from it is the skew. What is being gathered is not part
+of the state: ``ingest`` emits the parts of a batch between two checkpoint barriers, and with aligned checkpoints each operator
+has taken in all that was sent before a barrier when it takes its snapshot, so no batch is ever half here at a checkpoint. Every
+attempt of the job numbers its batches from 1. Rule sets and model choices arrive as control records between batches and are part
+of this operator's state, so a restore scores with what was in force at the checkpoint.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,11 +173,26 @@ class Infer:
             rules,
             model,
         )
-        self._measure(decisions, [items[position].timestamp_ms for position in positions], time.perf_counter() - began_s)
+        scoring_s = time.perf_counter() - began_s
         rows: list[OutRow] = []
+        own, append_ms = [], []
         for decision, position in zip(decisions, positions, strict=True):
-            rows += self._rows_of(decision, items[position].body)
+            item, answered = items[position], decision.transaction.decided
+            if answered is None:
+                own.append(decision)
+                append_ms.append(item.timestamp_ms)
+                rows += self._rows_of(decision, item.body)
+            else:
+                rows += self._rows_of(self._confirmed(decision, answered), None)
+        if own:
+            self._measure(own, append_ms, scoring_s)
         return rows
+
+    def _confirmed(self, ours: Decision, answered: bytes) -> Decision:
+        """The API's decision of an event, with where its logs stand after it and the score that the stream came to."""
+        decision = self._codec.decode_decision(answered)
+        self._metrics.confirmed(abs(decision.score - ours.score))
+        return replace(decision, transaction=ours.transaction, entities=ours.entities, stream_score=ours.score)
 
     def _measure(self, decisions: list[Decision], append_ms: list[int], inference_s: float) -> None:
         now_ms = self._now_ms()
@@ -193,7 +209,7 @@ class Infer:
         )
         self._log.decisions(decisions, latency_ms=float(now_ms - min(append_ms)))
 
-    def _rows_of(self, decision: Decision, transaction: bytes) -> list[OutRow]:
+    def _rows_of(self, decision: Decision, transaction: bytes | None) -> list[OutRow]:
         key = decision.transaction.card_id.encode()
         value = self._codec.encode_decision(decision, transaction)
         rows = [OutRow(ledger.DECISIONS, key, value)]

@@ -24,7 +24,7 @@ from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
 from fraud.catalogue import EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
-from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key, hash64
+from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entity_ids, entity_key, hash64
 from fraud.vector import all_event_features, event_words
 from serving.codec import MAX_VALUE_BYTES, Codec
 from serving.dead_letters import storable_transaction
@@ -174,10 +174,21 @@ class Ingest:
                 return label
             tx, encode_again = self._codec.read_transaction(record.value)
             changed = self._validator.check_transaction(tx, record.key, now_ms=self._now_ms())
+            if tx.decided is not None:
+                self._check_answer(tx)
             self._enricher.enrich(tx)
             return _Accepted(tx, self._codec.encode_transaction(tx) if changed else encode_again(tx), event_words(tx))
         except InvalidEvent as error:
             return error
+
+    def _check_answer(self, tx: Transaction) -> None:
+        """Hold the API's decision to the transaction that it came with; what is wrong with it, ``infer`` could not put right."""
+        try:
+            answer = self._codec.decode_decision(tx.decided)
+        except InvalidEvent as error:
+            raise InvalidEvent("bad_decision", f"decided: {error.code}") from None
+        if answer.door != "api" or answer.decision_id != decision_id(tx.tenant_id, tx.transaction_id) or not 0.0 <= answer.score <= 1.0:
+            raise InvalidEvent("bad_decision", "decided: not the API's decision of this transaction")
 
     def _event_features(self, accepted: Sequence[_Accepted]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Event rows ``int64[n, EVENT_WORDS]``, and vectors ``float64[n, ...]`` as far as the card's features, which are still missing."""

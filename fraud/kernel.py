@@ -675,14 +675,14 @@ def replay(
     """Run many entities' histories through :func:`observe` and :func:`apply_label`, in a given order.
 
     Args:
-        events: ``int64[N, EVENT_WORDS]``.
+        events: ``int64[N + P, EVENT_WORDS]``; the last P are evaluated where they stand and leave no trace.
         labels: ``int64[M, 3]``: transaction time, transaction hash, 1 for fraud.
         items: the histories one after the other: event ``i`` as ``i``, label ``j`` as ``-1 - j``.
         starts: ``int64[G + 1]``: where each entity's history starts in ``items``.
         plan: of the entities' kind.
         scratch: from :func:`new_scratch`.
         column: first column of this kind in ``out``.
-        out: ``float64[N, F]``, written.
+        out: ``float64[N + P, F]``, written.
         event_seqs: ``int64[N]``: the number at which the log stood after each event, written.
         label_seqs: ``int64[M]``, likewise.
     """
@@ -691,7 +691,9 @@ def replay(
         state = _allocate(0, 0, 0, 4)
         for k in range(starts[g], starts[g + 1]):
             item = items[k]
-            if item >= 0:
+            if item >= event_seqs.shape[0]:
+                observe(state, events[item], plan, scratch, out[item, column : column + features], False)
+            elif item >= 0:
                 state = observe(state, events[item], plan, scratch, out[item, column : column + features], True)
                 event_seqs[item] = state[H_SEQ]
             else:

@@ -336,7 +336,7 @@ class Bench:
             history.check_complete()
         except ledger_history.IncompleteLedger as error:
             return checked | {"incomplete": str(error)}
-        recomputed = backfill.run(history.events, history.labels, backfill.ledger_order(history.event_seqs, history.label_seqs))
+        recomputed = history.recompute()
         in_order = compare(history.frame, history.recorded, self._expected_cards)
         entities = [kind for i, kind in enumerate(KINDS) if (history.event_seqs[:, i] > 0).any()]
         return checked | {

@@ -89,8 +89,7 @@ def backfill_ledger(
     history = ledger_history.load(_values(bootstrap, on_read), codec)
     say(f"read {history.frame.height:,} decisions and {len(history.labels.facts):,} applied labels")
     history.check_complete()
-    order = backfill.ledger_order(history.event_seqs, history.label_seqs)
-    result = backfill.run(history.events, history.labels, order)
+    result = history.recompute()
     seconds = time.perf_counter() - began
     report: dict[str, Any] = {
         "order": "ledger",
@@ -102,6 +101,8 @@ def backfill_ledger(
         "seconds": round(seconds, 2),
         "events_per_s": round(len(history.events) / seconds),
         "of_other_catalogue_versions": int((~history.of_this_catalogue).sum()),
+        "answered_early_by_api": len(history.early.rows),
+        "answered_without_store": int(history.blind.sum()),
         "differing_from_record": int(history.differing(result.features).sum()),
     }
     if out is not None:

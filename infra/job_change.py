@@ -132,11 +132,7 @@ def check_state_format(submitted: dict[str, Any], shards: int) -> None:
             f"the running job's state is of format '{written}', and this code reads '{STATE_FORMAT}': it would have to be built anew "
             "from the history. Nothing was stopped"
         )
-    of_state = submitted.get("core", {}).get("shards", shards)
-    if of_state != shards:
-        raise Denied(
-            f"the running job's state is divided into {of_state} shards, and this stack's settings say {shards}. Nothing was stopped"
-        )
+    scoring_job.check_shards(submitted, shards)
 
 
 def _require_the_same_code(plan: Plan) -> None:

@@ -40,7 +40,7 @@ from serving.model import Model, load_model
 from serving.records import Decision, LabelApplied
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.scoring import Scorer, ScoringInput
-from training import backfill, ledger_history
+from training import ledger_history
 from training.parity import bits_differ
 
 __all__ = ["ANOMALIES", "LEDGER_TOPICS", "CommitTail", "Evidence", "Judge", "Row", "Verdict", "aborted_rows", "committed_rows", "judge_of"]
@@ -140,9 +140,7 @@ class Judge:
         self._count(evidence, seen, acked_at, verdict)
         for kind, count in history.breaks().items():
             verdict.note("gap", f"{count} of {kind.name.lower()} logs", count)
-        order = backfill.ledger_order(history.event_seqs, history.label_seqs)
-        replayed = backfill.run(history.events, history.labels, order)
-        self._count_differences(evidence.tenant, read(), history, replayed.features, verdict)
+        self._count_differences(evidence.tenant, read(), history, history.recompute().features, verdict)
         return verdict
 
     def _of_tenant(

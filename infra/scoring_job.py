@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,11 +50,11 @@ __all__ = [
     "as_asked",
     "cancel",
     "check_against",
+    "check_shards",
     "code_version",
     "ensure_running",
     "newest_failure",
     "preflight",
-    "require_shards_of_state",
     "resume",
     "savepoint",
     "settings_of",
@@ -193,22 +193,21 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
         Unavailable: a server does not answer, or Flink does not take the job.
     """
     if checkpoint is not None:
-        require_shards_of_state(plan)
+        check_shards(submitted_settings(plan), plan.settings.shards)
     asked = as_asked(settings_of(plan, parallelism=ticket.parallelism), ticket)
     settings = asked.model_copy(update={"restore_from": checkpoint})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 
-def require_shards_of_state(plan: Plan) -> None:
-    """Raise Denied when the job was last submitted with another number of shards than this stack has.
+def check_shards(submitted: Mapping[str, Any], shards: int) -> None:
+    """Raise Denied when a job, by its settings as submitted, has state of another number of shards than this stack.
 
     A card would be looked up in another shard than the one that holds its log: its features would begin at zero, without a word.
     """
-    submitted = read_json(_settings_file(plan, JOB_NAME))
-    begun_with = plan.settings.shards if submitted is None else int(submitted["core"]["shards"])
-    if begun_with != plan.settings.shards:
+    begun_with = submitted.get("core", {}).get("shards", shards)
+    if begun_with != shards:
         raise Denied(
-            f"the job's state is divided into {begun_with} shards and this stack has {plan.settings.shards}: ./fraudguard down, and up "
+            f"the job's state is divided into {begun_with} shards and this stack has {shards}: ./fraudguard down, and up "
             f"with FRAUDGUARD_SHARDS={begun_with} goes on with it; ./fraudguard job stop --discard gives it up"
         )
 

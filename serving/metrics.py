@@ -46,6 +46,7 @@ class Metric:
 # Around the promises: 50 and 100 ms at the 99th percentile, 250 ms at the 99.9th, one second at all.
 _LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SCORE = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
+_SKEW = (0.0, 1e-12, 1e-6, 0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 _CALL_S = (0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 _ROWS_A_BATCH = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0)
 
@@ -54,7 +55,7 @@ _STREAM = (
         "fraud_detection_transactions_total",
         "counter",
         Emitter.STREAM,
-        "Transactions by what became of them: decided, duplicate, dead_letter.",
+        "Transactions by what became of them: decided, confirmed (the API had decided), duplicate, dead_letter.",
         ("status",),
         rows=("S-OBS-10", "S-OBS-22"),
     ),
@@ -128,6 +129,13 @@ _STREAM = (
         "Score of the decision: model and rules together.",
         buckets=_SCORE,
         rows=("S-OBS-04",),
+    ),
+    Metric(
+        "fraud_detection_score_skew",
+        "histogram",
+        Emitter.STREAM,
+        "How far the API's score of an event was from the stream's, which knew all that had come before it.",
+        buckets=_SKEW,
     ),
     Metric(
         "fraud_detection_degraded_decisions_total",

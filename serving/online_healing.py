@@ -18,6 +18,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from fraud.errors import Unavailable
+from serving.clock import now_ms
 from serving.online_health import Mark, PartMarks
 
 __all__ = ["Healing", "HealthStore"]
@@ -77,7 +78,7 @@ class Healing:
         parts: int,
         *,
         clock: Callable[[], float] = time.monotonic,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.begun = 0  # re-emissions, of one part each
         self._store = store

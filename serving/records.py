@@ -92,7 +92,7 @@ class Decision:
     transaction: Transaction
     latency_ms: float | None = None
     trace_id: str | None = None
-    served_at: Sequence[EntityPosition] | None = None
+    served_at: Sequence[EntityPosition] = field(default_factory=list)
     stream_score: float | None = None
 
 

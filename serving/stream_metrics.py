@@ -41,7 +41,8 @@ _BATCH_SIZE = "fraud_detection_batch_size"
 _INFERENCE = "fraud_detection_ml_inference_latency_seconds"
 _MODEL_SCORE = "fraud_detection_model_score"
 _SCORE = "fraud_score_distribution"
-_HISTOGRAMS = (_LATENCY, _BATCH_SIZE, _INFERENCE, _MODEL_SCORE, _SCORE)
+_SKEW = "fraud_detection_score_skew"
+_HISTOGRAMS = (_LATENCY, _BATCH_SIZE, _INFERENCE, _MODEL_SCORE, _SCORE, _SKEW)
 
 _TRANSACTIONS = "fraud_detection_transactions_total"
 _DEAD_LETTERS = "fraud_detection_dead_letters_total"
@@ -157,7 +158,7 @@ class StreamMetrics:
                 self._fold_batch_sizes()
 
     def transactions(self, status: str, amount: int = 1) -> None:
-        """``status`` is ``decided``, ``duplicate`` or ``dead_letter``; the first is counted by :meth:`decided` itself."""
+        """``status`` is one of ``_ALWAYS``; the methods below count all but ``duplicate`` themselves."""
         with self._lock:
             self._totals.count(_TRANSACTIONS, (status,), amount)
 
@@ -167,6 +168,12 @@ class StreamMetrics:
             self._totals.count(_DEAD_LETTERS, (source, code), amount)
             if source == "transactions":
                 self._totals.count(_TRANSACTIONS, ("dead_letter",), amount)
+
+    def confirmed(self, skew: float) -> None:
+        """A decision of the API has reached the stream, whose own score was off by ``skew``."""
+        with self._lock:
+            self._totals.count(_TRANSACTIONS, ("confirmed",), 1)
+            self._totals.histograms[_SKEW].observe_many(np.array([skew]))
 
     def late(self, amount: int = 1) -> None:
         """Transactions behind the watermark."""
@@ -343,7 +350,7 @@ class StreamExporter(Collector):
 
 # Series that a rule divides by or compares with must be there from the first scrape on.
 _ALWAYS: dict[str, tuple[tuple[str, ...], ...]] = {
-    _TRANSACTIONS: (("decided",), ("duplicate",), ("dead_letter",)),
+    _TRANSACTIONS: (("decided",), ("confirmed",), ("duplicate",), ("dead_letter",)),
     _PREDICTIONS: _OUTCOMES,
     _STORE_ROWS: (("written",), ("refused",), ("dropped",)),
     _DEGRADED: (("model_down",), ("rules_down",), ("model_and_rules_down",)),

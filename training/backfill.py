@@ -33,6 +33,7 @@ __all__ = [
     "LABELLED",
     "Backfill",
     "LabelTable",
+    "Served",
     "event_matrix",
     "file_order",
     "hashes",
@@ -172,14 +173,25 @@ def file_order(events: Ints, labels: LabelTable) -> Callable[[Kind], tuple[Ints,
 
 def ledger_order(event_seqs: Ints, label_seqs: Ints) -> Callable[[Kind], tuple[Ints, Ints]]:
     """Order keys from recorded numbers, ``int64[N, 5]`` and ``int64[M, 5]`` by ``Kind``."""
-    return lambda kind: (event_seqs[:, kind], label_seqs[:, kind])
+    return lambda kind: (2 * event_seqs[:, kind], 2 * label_seqs[:, kind])
 
 
-def _items(entity: Ints, label_entity: Ints, keys: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+@dataclass(slots=True, frozen=True)
+class Served:
+    """Events that were answered before the stream applied them: ``rows`` of them, and after which number of each log, ``int64[P, 5]``."""
+
+    rows: Ints
+    seqs: Ints
+
+
+_NOTHING_SERVED = Served(np.empty(0, np.int64), np.empty((0, len(Kind)), np.int64))
+
+
+def _items(entity: Ints, label_entity: Ints, event_keys: Ints, label_keys: Ints) -> tuple[Ints, Ints]:
     """Histories of one kind as the kernel's ``replay`` takes them: (items, starts)."""
     events, labels = np.flatnonzero(entity), np.flatnonzero(label_entity)
     owner = np.concatenate([label_entity[labels], entity[events]])
-    order = np.lexsort((np.concatenate([keys[1][labels], keys[0][events]]), owner))  # stable: labels first among equals
+    order = np.lexsort((np.concatenate([label_keys[labels], event_keys[events]]), owner))  # stable: labels first among equals
     items = np.concatenate([-1 - labels, events])[order]
     sorted_owner = owner[order]
     starts = np.flatnonzero(np.concatenate([[True], sorted_owner[1:] != sorted_owner[:-1]])) if len(order) else np.empty(0, np.int64)
@@ -193,6 +205,7 @@ def run(
     *,
     catalogue: Catalogue = CATALOGUE,
     kinds: Sequence[Kind] = tuple(Kind),
+    served: Served = _NOTHING_SERVED,
     threads: int = 2,
 ) -> Backfill:
     """Compute every feature of every event.
@@ -203,24 +216,30 @@ def run(
         order: from :func:`file_order` or :func:`ledger_order`.
         catalogue: features to compute.
         kinds: entities to run; the columns of the others stay missing.
+        served: of these events the features are those after the given numbers of their logs; with :func:`ledger_order` alone.
         threads: kinds run side by side, outside the interpreter's lock.
     """
-    features = np.full((len(events), catalogue.size), np.nan)
-    all_event_features(events, features)
-    seqs = np.full((len(events), len(Kind)), -1, dtype=np.int64)
+    count = len(events)
+    rows = np.concatenate([events, events[served.rows]]) if len(served.rows) else events
+    features = np.full((len(rows), catalogue.size), np.nan)
+    all_event_features(rows, features)
+    seqs = np.full((count, len(Kind)), -1, dtype=np.int64)
     label_seqs = np.full((len(labels.facts), len(Kind)), -1, dtype=np.int64)
 
     def run_kind(kind: Kind) -> None:
         label_entity = labels.entities[:, LABELLED.index(kind)] if kind in LABELLED else np.zeros(len(labels.facts), np.int64)
-        items, starts = _items(events[:, ENTITY_WORDS[kind]], label_entity, order(kind))
-        event_seq, label_seq = np.full(len(events), -1, np.int64), np.full(len(labels.facts), -1, np.int64)
+        event_keys, label_keys = order(kind)
+        keys = np.concatenate([event_keys, 2 * served.seqs[:, kind] + 1])
+        items, starts = _items(rows[:, ENTITY_WORDS[kind]], label_entity, keys, label_keys)
+        event_seq, label_seq = np.full(count, -1, np.int64), np.full(len(labels.facts), -1, np.int64)
         column = catalogue.slices[kind].start
-        k.replay(events, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)
+        k.replay(rows, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)
         seqs[:, kind], label_seqs[:, kind] = event_seq, label_seq
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(run_kind, kinds))
-    return Backfill(features, seqs, label_seqs)
+    features[served.rows] = features[count:]
+    return Backfill(features[:count], seqs, label_seqs)
 
 
 def first_occurrences(events: Ints) -> NDArray[np.bool_]:

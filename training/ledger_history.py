@@ -22,7 +22,19 @@ from serving import ledger
 from serving.avro_columns import Columns
 from serving.codec import Codec
 from serving.column_decoder import ColumnDecoder
-from training.backfill import ENTITY_WORDS, EVENT_FIELDS, LABELLED, LabelTable, event_matrix, hashes, tenant_hashes
+from training.backfill import (
+    ENTITY_WORDS,
+    EVENT_FIELDS,
+    LABELLED,
+    Backfill,
+    LabelTable,
+    Served,
+    event_matrix,
+    hashes,
+    ledger_order,
+    run,
+    tenant_hashes,
+)
 from training.parity import bits_differ
 
 __all__ = ["IncompleteLedger", "LedgerHistory", "load"]
@@ -30,10 +42,13 @@ __all__ = ["IncompleteLedger", "LedgerHistory", "load"]
 Ints = NDArray[np.int64]
 _KIND = {name: i for i, name in enumerate(KINDS)}
 _POSITIONS = ("entities.kind", "entities.seq")
+_SERVED_AT = ("served_at.kind", "served_at.seq")
+_API = "api"
 _TX = "transaction."
 _DECISION_FIELDS = (
-    *("decision_id", "tenant_id", "transaction_id", "event_time_ms", "catalogue_version", "outcome"),
+    *("decision_id", "tenant_id", "transaction_id", "event_time_ms", "catalogue_version", "outcome", "door"),
     *_POSITIONS,
+    *_SERVED_AT,
     *(f"{_TX}{name}" for name in EVENT_FIELDS),
 )
 _LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", *_POSITIONS, "entities.key")
@@ -54,6 +69,9 @@ class LedgerHistory:
     ``event_seqs`` is int64[N, 5] and ``label_seqs`` int64[M, 5] by ``Kind``, -1 where there is none.  ``served`` has the features as
     they were served, float64[n, F] a part of the ledger, one part after the other.  ``repeated`` counts records of a decision that an
     earlier record had already: duplicates in the ledger.
+
+    What the API has answered was served before the stream applied the event: ``early`` says after which numbers of its logs, where
+    that was not right before it; ``blind`` marks answers of which no state was read, so that their features cannot be computed again.
     """
 
     frame: pl.DataFrame
@@ -63,6 +81,8 @@ class LedgerHistory:
     labels: LabelTable
     label_seqs: Ints
     repeated: int
+    early: Served
+    blind: NDArray[np.bool_]
 
     @property
     def recorded(self) -> NDArray[np.float64]:
@@ -70,17 +90,26 @@ class LedgerHistory:
         return np.concatenate(self.served)
 
     def differing(self, features: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which decisions have other features than float64[N, F], by their bits; none that another catalogue version has served."""
+        """Which decisions have other features than float64[N, F], by their bits; none that is not :attr:`comparable`."""
         ends = np.cumsum([len(part) for part in self.served])
         parts = [bits_differ(features[end - len(part) : end], part) for part, end in zip(self.served, ends.tolist(), strict=True)]
-        differs: NDArray[np.bool_] = np.concatenate([part.any(axis=1) for part in parts]) & self.of_this_catalogue
+        differs: NDArray[np.bool_] = np.concatenate([part.any(axis=1) for part in parts]) & self.comparable
         return differs
 
     @property
     def of_this_catalogue(self) -> NDArray[np.bool_]:
-        """Which decisions were served by the catalogue of today; of the others nothing can be compared bit for bit."""
+        """Which decisions were served by the catalogue of today."""
         mask: NDArray[np.bool_] = (self.frame["catalogue_version"] == CATALOGUE.version).to_numpy()
         return mask
+
+    @property
+    def comparable(self) -> NDArray[np.bool_]:
+        """Which decisions' features can be computed again: by today's catalogue, from states that were read."""
+        return self.of_this_catalogue & ~self.blind
+
+    def recompute(self) -> Backfill:
+        """Every feature of every decision, in the recorded order and as of the recorded numbers."""
+        return run(self.events, self.labels, ledger_order(self.event_seqs, self.label_seqs), served=self.early)
 
     def breaks(self) -> dict[Kind, int]:
         """Of each kind with any, how many numbers do not continue their log's 1, 2, 3 …: gaps and repetitions."""
@@ -166,15 +195,18 @@ def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
     decisions = Columns.concatenated([part.columns for part in decided])
     events = np.concatenate([part.events for part in decided])
     read = decisions.frame.height
-    seqs = _seqs(decisions)
+    seqs, served_seqs = _seqs(decisions, "entities"), _seqs(decisions, "served_at")
     served = [part.features for part in decided]
     first = decisions.frame["decision_id"].is_first_distinct()
     frame = decisions.frame
     if not first.all():
         frame, kept = frame.filter(first), first.to_numpy()
-        seqs, events = seqs[kept], np.ascontiguousarray(events[kept])
+        seqs, served_seqs, events = seqs[kept], served_seqs[kept], np.ascontiguousarray(events[kept])
         kept_of_part = np.split(kept, np.cumsum([len(part) for part in served[:-1]]))
         served = [part[mine] for part, mine in zip(served, kept_of_part, strict=True)]
+    answered = (frame["door"] == _API).to_numpy()
+    blind = answered & (served_seqs < 0).all(axis=1)
+    early = np.flatnonzero(answered & ~blind & (served_seqs != np.where(seqs < 0, -1, seqs - 1)).any(axis=1))
     return LedgerHistory(
         frame=frame.select("tenant_id", "transaction_id", pl.col("transaction.card_id").alias("card_id"), "event_time_ms").with_columns(
             frame["catalogue_version"], frame["outcome"]
@@ -183,8 +215,10 @@ def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
         served=served,
         event_seqs=seqs,
         labels=_labels(applied),
-        label_seqs=_seqs(applied),
+        label_seqs=_seqs(applied, "entities"),
         repeated=read - frame.height,
+        early=Served(early, served_seqs[early]),
+        blind=blind,
     )
 
 
@@ -195,8 +229,8 @@ def _kinds(items: pl.DataFrame) -> Ints:
     return kinds.to_numpy()
 
 
-def _seqs(columns: Columns) -> Ints:
-    items = columns.items["entities"]
+def _seqs(columns: Columns, positions: str) -> Ints:
+    items = columns.items[positions]
     seqs = np.full((columns.frame.height, len(Kind)), -1, dtype=np.int64)
     seqs[items["row"].to_numpy(), _kinds(items)] = items["seq"].to_numpy()
     return seqs

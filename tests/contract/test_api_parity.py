@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from serving import ledger
 from serving.feast_layout import FEATURE_FIELDS, EntityKeys, RowCodec
 from serving.records import Decision
 from tests.scoring_world import CODEC, RULES, InForce, World
+from training import ledger_history
+from training.backfill import Served
+from training.ledger_history import LedgerHistory
 from training.parity import bits_differ
 
 from .pipeline import Pipeline, record
@@ -59,11 +63,13 @@ class Stream:
     pipeline: Pipeline = field(default_factory=lambda: Pipeline(shards=1, rules=RULES.to_json()))
     states: dict[Entity, dict[int, bytes]] = field(default_factory=lambda: defaultdict(dict))
     offset: int = 0
+    ledger: list[tuple[str, bytes | None]] = field(default_factory=list)
 
     def apply(self, value: bytes, key: str, touched: list[Entity], *, source: str = "transactions") -> list[Decision]:
         self.pipeline.send(0, [record(value, key, source=source, offset=self.offset)])
         self.offset += 1
         rows = self.pipeline.drain()
+        self.ledger += [(row.topic, row.value) for row in rows]
         kept = self.pipeline.maps[0]
         for kind, entity in touched:
             data = kept["cards" if kind == Kind.CARD else "entities"].entries[f"{KINDS[kind]}|{entity}"]
@@ -89,10 +95,14 @@ def label_of(tx: Transaction, time_ms: int, rng: random.Random) -> Label:
     return Label(*ids, tx.event_time_ms, max(time_ms, tx.event_time_ms), rng.random() < 0.8, tx.user_id)
 
 
-def compare(events: int, seed: int, *, behind: float) -> int:
-    """Play events through both doors; ``behind`` is the share of writes that the store misses.  Returns how often it was current."""
+def play(events: int, seed: int, *, behind: float) -> tuple[int, LedgerHistory]:
+    """Play events through both doors; ``behind`` is the share of writes that the store misses.
+
+    Returns:
+        How often the store was current, and the ledger.
+    """
     rng, clock_ms, current = random.Random(seed), START_MS, 0
-    stream = Stream()
+    stream, alone = Stream(), Stream()  # the second one never hears what the API has answered
     world = World(in_force=InForce(model=None), now_ms=lambda: 2_000_000_000_000)
     for number in range(events):
         clock_ms += rng.randrange(0, 3_600_000)
@@ -101,12 +111,16 @@ def compare(events: int, seed: int, *, behind: float) -> int:
         assert isinstance(answer, bytes), answer
         sent = CODEC.decode_transaction(world.publisher.published[-1][1])
         api = CODEC.decode_decision(sent.decided)
-        served = {one.kind: one.seq for one in api.served_at or ()}
+        served = {one.kind: one.seq for one in api.served_at}
         known = [stream.states[entity].get(served.get(KINDS[entity[0]], 0)) for entity in entities(sent)]
         by_kind = dict(zip((entity[0] for entity in entities(sent)), known, strict=True))
         expected = evaluate_vector(sent, [by_kind.get(kind) for kind in Kind])
         assert bits_differ(api.features, expected).sum() == 0
-        (ours,) = stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities(sent))
+        (ours,) = alone.apply(CODEC.encode_transaction(replace(sent, decided=None)), sent.card_id, entities(sent))
+        (kept,) = stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities(sent))
+        assert (kept.decision_id, kept.outcome, kept.score, kept.door) == (api.decision_id, api.outcome, api.score, "api")
+        assert (kept.stream_score, kept.entities, kept.transaction.decided) == (ours.score, ours.entities, None)
+        assert bits_differ(kept.features, api.features).sum() == 0
         if [one.seq for one in api.entities] == [one.seq for one in ours.entities]:
             current += 1
             assert bits_differ(api.features, ours.features).sum() == 0
@@ -115,10 +129,20 @@ def compare(events: int, seed: int, *, behind: float) -> int:
         if rng.random() < 0.2:
             label = label_of(sent, clock_ms, rng)
             labelled = [entity for entity in touched if entity[0] in (Kind.CARD, Kind.USER, Kind.MERCHANT)]
-            stream.apply(CODEC.encode_label(label), label.card_id, labelled, source="labels")
+            for one in (stream, alone):
+                one.apply(CODEC.encode_label(label), label.card_id, labelled, source="labels")
         for entity in touched:
             if rng.random() >= behind:
                 copy_to_store(world, stream, entity)
+    return current, ledger_history.load(stream.ledger, CODEC)
+
+
+def compare(events: int, seed: int, *, behind: float) -> int:
+    """Play, and compute the ledger's features again as of what each answer was served at; returns how often the store was current."""
+    current, history = play(events, seed, behind=behind)
+    assert len(history.early.rows) == events - current
+    assert not history.blind.any()
+    assert not history.differing(history.recompute().features).any()
     return current
 
 
@@ -134,6 +158,38 @@ def test_with_a_store_that_is_behind_every_answer_is_that_of_the_entries_it_was_
 def test_over_ten_thousand_events() -> None:
     assert compare(5_000, seed=3, behind=0.0) == 5_000
     assert 500 < compare(5_000, seed=4, behind=0.2) < 4_500
+
+
+def test_an_answer_that_says_it_was_served_elsewhere_does_not_compare() -> None:
+    """The control of the recomputation: every early answer is taken for one that had read one entry less."""
+    _, history = play(200, seed=5, behind=0.3)
+    earlier = np.maximum(history.early.seqs - 1, np.minimum(history.early.seqs, 0))
+    again = replace(history, early=Served(history.early.rows, earlier)).recompute()
+    assert history.differing(again.features).sum() > len(history.early.rows) // 2
+
+
+def test_an_answer_without_a_store_is_kept_and_not_compared() -> None:
+    stream, tx = Stream(), transaction(random.Random(6), 1, START_MS)
+    tx.ip_address = None
+    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    blind = replace(ours, door="api", entities=[], features=np.full_like(ours.features, np.nan), degraded="store_down")
+    tx.decided = CODEC.encode_decision(blind)
+    (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    history = ledger_history.load(stream.ledger, CODEC)
+    assert (kept.degraded, kept.entities) == ("store_down", ours.entities)
+    assert history.blind.all()
+    assert not history.differing(history.recompute().features).any()
+
+
+@pytest.mark.parametrize("wrong", [{"door": "stream"}, {"decision_id": "dec-of-another"}, {"score": float("nan")}, {"score": 1.5}])
+def test_a_decision_that_does_not_belong_to_its_transaction_is_refused(wrong: dict[str, Any]) -> None:
+    stream, tx = Stream(), transaction(random.Random(7), 1, START_MS)
+    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, [])
+    tx.decided = CODEC.encode_decision(replace(ours, **{"door": "api", **wrong}))
+    stream.apply(CODEC.encode_transaction(tx), tx.card_id, [])
+    ((topic, value),) = stream.ledger
+    assert topic == ledger.DEAD_LETTERS
+    assert CODEC.decode_dead_letter(value).code == "bad_decision"
 
 
 def test_another_features_bit_would_be_seen() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -27,7 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[World]:
     option = pytestconfig.getoption
     load = Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
-    with private_stack(tmp_path_factory.mktemp("faults")) as stack, closing(Proxy(stack.plan.settings.redis_port)) as proxy:
+    # the proxy closes last: nobody is connected any more
+    with ExitStack() as afterwards, private_stack(tmp_path_factory.mktemp("faults")) as stack:
+        proxy = afterwards.enter_context(closing(Proxy(stack.plan.settings.redis_port)))
         put_small_model_into_production(stack)
         world = World(stack, proxy, load, tmp_path_factory.mktemp("acks"))
         pytestconfig.stash[_MEASURED] = world.measured

@@ -25,15 +25,14 @@ import pytest
 from flink_jobs.settings import JOB_NAME
 from infra import scoring_job
 from infra.campaign import Campaign, endless
-from infra.first_model import train_first_model
 from infra.jobs import JobTicket, find_newest_checkpoint, read_jobs, save_ticket
 from infra.oracle import ANOMALIES
 from infra.probes import read_json_url
 from infra.records import load_records
 from infra.settings import PORT_FIELDS, REPO_ROOT, default_home
 from infra.stack import Stack
-from serving import model_files
-from serving.enrich import Enricher
+from serving.clock import now_ms
+from tests.private_stack import put_small_model_into_production
 
 pytestmark = pytest.mark.slow
 
@@ -41,10 +40,6 @@ CLEAN = dict.fromkeys(ANOMALIES, 0)
 RATE = 100.0
 PATIENCE_S = 120.0
 ANSWER_S = 15.0
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -138,10 +133,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     running.git("init", "-q")
     running.git("add", "-A")
     running.git("commit", "-qm", "as it was")
-    models = scoring_job.models_dir(stack.layout)
-    key = scoring_job.ip_hash_key_file(stack.layout).read_bytes()
-    report = train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms(), rows=8_000)
-    model_files.promote(models, report.sha256)
+    put_small_model_into_production(stack)
     try:
         running.command("up")
         yield running

@@ -144,7 +144,7 @@ def test_the_stream_gets_the_transaction_with_the_decision_that_was_answered() -
     assert dict(headers)["traceparent"].decode().split("-")[1] == TRACE.trace_id == decided.trace_id
     assert (decided.door, decided.outcome, decided.score) == ("api", found["decision"], found["score"])
     assert (decided.latency_ms, decided.decision_id) == (found["latency_ms"], found["decision_id"])
-    assert [one.seq for one in decided.served_at or ()] == [0] * 5
+    assert [one.seq for one in decided.served_at] == [0] * 5
     assert [one.seq for one in decided.entities] == [1] * 5
     assert decided.stream_score is None
 
@@ -222,7 +222,7 @@ def test_the_second_payment_of_a_batch_sees_the_first() -> None:
     sent = [CODEC.decode_decision(tx.decided) for tx in world.publisher.transactions]
     index = CATALOGUE.index["card_count_tx_1h"]
     assert [one.features[index] for one in sent] == [1.0, 2.0, 1.0]
-    assert [(one.served_at or ())[Kind.CARD].seq for one in sent] == [0, 1, 0]
+    assert [one.served_at[Kind.CARD].seq for one in sent] == [0, 1, 0]
 
 
 def test_one_bad_transaction_of_a_batch_costs_its_own_answer_only() -> None:
@@ -264,7 +264,7 @@ def test_without_the_store_windows_are_missing_and_not_zero() -> None:
     decided = CODEC.decode_decision(tx.decided)
     assert np.isnan(decided.features[CATALOGUE.slices[Kind.CARD]]).all()
     assert not np.isnan(decided.features[CATALOGUE.index["amount"]])
-    assert (decided.served_at, decided.entities, decided.degraded) == (None, [], "store_down")
+    assert (decided.served_at, decided.entities, decided.degraded) == ([], [], "store_down")
     assert world.counted("fraud_api_degraded_answers_total", reason="store_down") == 1
 
 

@@ -12,7 +12,7 @@ from infra.jobs import JobTicket
 from infra.layout import Layout
 from infra.plan import Plan, make_plan
 from infra.records import load_records
-from infra.scoring_job import require_shards_of_state, resume
+from infra.scoring_job import check_shards, resume, submitted_settings
 from infra.settings import StackSettings
 from infra.stack import Stack
 from tests.core_settings import core_settings
@@ -77,4 +77,4 @@ def test_a_job_that_begins_anew_may_have_any_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("begun_with", [2, None])
 def test_state_of_the_same_number_of_shards_is_no_reason_to_refuse(tmp_path: Path, begun_with: int | None) -> None:
-    require_shards_of_state(submitted_plan(tmp_path, begun_with=begun_with, shards=2))
+    check_shards(submitted_settings(submitted_plan(tmp_path, begun_with=begun_with, shards=2)), 2)
