@@ -71,6 +71,7 @@ def test_every_server_of_a_started_stack_is_healthy(healthy_stack: Stack) -> Non
         "jobmanager",
         "taskmanager-1",
         "taskmanager-2",
+        "api",
     ]
     assert status.supervisor_pid is not None
 
