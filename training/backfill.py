@@ -178,7 +178,10 @@ def ledger_order(event_seqs: Ints, label_seqs: Ints) -> Callable[[Kind], tuple[I
 
 @dataclass(slots=True, frozen=True)
 class Served:
-    """Events that were answered before the stream applied them: ``rows`` of them, and after which number of each log, ``int64[P, 5]``."""
+    """Events that were answered before the stream applied them: ``rows`` of them, and after which number of each log, ``int64[P, 5]``.
+
+    -1 is a log that could not be read: the features of its kind are missing.
+    """
 
     rows: Ints
     seqs: Ints
@@ -230,7 +233,9 @@ def run(
         label_entity = labels.entities[:, LABELLED.index(kind)] if kind in LABELLED else np.zeros(len(labels.facts), np.int64)
         event_keys, label_keys = order(kind)
         keys = np.concatenate([event_keys, 2 * served.seqs[:, kind] + 1])
-        items, starts = _items(rows[:, ENTITY_WORDS[kind]], label_entity, keys, label_keys)
+        entity = rows[:, ENTITY_WORDS[kind]].copy()
+        entity[count:][served.seqs[:, kind] < 0] = 0
+        items, starts = _items(entity, label_entity, keys, label_keys)
         event_seq, label_seq = np.full(count, -1, np.int64), np.full(len(labels.facts), -1, np.int64)
         column = catalogue.slices[kind].start
         k.replay(rows, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fraud.catalogue import CATALOGUE
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import evaluate_vector
@@ -179,6 +180,21 @@ def test_an_answer_without_a_store_is_kept_and_not_compared() -> None:
     assert (kept.degraded, kept.entities) == ("store_down", ours.entities)
     assert history.blind.all()
     assert not history.differing(history.recompute().features).any()
+
+
+def test_an_entity_that_could_not_be_read_is_missing_in_the_recomputation_too() -> None:
+    """While the store heals the API leaves out what may be lost; the control is a value where there should be none."""
+    stream, tx = Stream(), transaction(random.Random(6), 1, START_MS)
+    tx.ip_address = None
+    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    features = ours.features.copy()
+    features[CATALOGUE.slices[Kind.MERCHANT]] = np.nan
+    read = [replace(one, seq=one.seq - 1) for one in ours.entities if one.kind != "merchant"]
+    tx.decided = CODEC.encode_decision(replace(ours, door="api", features=features, served_at=read))
+    stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    history = ledger_history.load(stream.ledger, CODEC)
+    assert not history.differing(history.recompute().features).any()
+    assert history.differing(ours.features[None]).all()
 
 
 @pytest.mark.parametrize("wrong", [{"door": "stream"}, {"decision_id": "dec-of-another"}, {"score": float("nan")}, {"score": 1.5}])
