@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pyflink.common import Types
@@ -38,6 +39,8 @@ _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), INTS, INTS, _LONGS, _LO
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), BYTES])])
 _OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), BYTES, BYTES])
 
+# what arrives is gathered for ``batch_ms`` anyway; a fetch for each record kept broker and source busy with themselves
+_FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "20"}
 _LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
 
 
@@ -103,7 +106,10 @@ def _binary_row_of(key: int) -> Any:
     return row
 
 
-def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings) -> None:
+def _source_table(
+    table_env: StreamTableEnvironment, name: str, topics: str, settings: JobSettings, options: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    extra = "".join(f", '{option}' = '{value}'" for option, value in options.items())
     table_env.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             k BYTES, v BYTES,
@@ -116,7 +122,7 @@ def _source_table(table_env: StreamTableEnvironment, name: str, topics: str, set
             'properties.group.id' = '{settings.group_id}',
             'properties.isolation.level' = 'read_committed',
             'scan.startup.mode' = 'earliest-offset',
-            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
+            'key.format' = 'raw', 'key.fields' = 'k', 'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'{extra}
         )"""
     )
 
@@ -130,7 +136,7 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 does not copy what it gathers, so rows,
     strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
     """
-    _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings)
+    _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings, _FETCHES)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
         f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, {_key_of(shard, window_keys)} AS window_key, arrival,

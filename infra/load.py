@@ -95,7 +95,7 @@ def _send_all(bootstrap: str, load: Load, due_s: NDArray[np.float64], begin_s: f
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
-            "linger.ms": 1,
+            "linger.ms": 5,
             "acks": "all",
             "enable.idempotence": True,
             "queue.buffering.max.messages": 1_000_000,
