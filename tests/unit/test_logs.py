@@ -92,6 +92,16 @@ def test_other_numbers_stay_readable(out: io.StringIO) -> None:
     assert lines(out)[0]["event_time_ms"] == 4111111111111111
 
 
+def test_the_digits_of_a_decision_id_are_no_card_number(out: io.StringIO) -> None:
+    """Its control is the same text in another field, and another text in this one."""
+    id_ = "dec-abcd4111-1111-1111-1111-abcdef012345"
+    structlog.get_logger().info("something", decision_id=id_, detail=id_)
+    structlog.get_logger().info("something", decision_id=f"dec-{PAN}")
+    first, second = lines(out)
+    assert (first["decision_id"], first["detail"]) == (id_, "dec-abcd[removed]-abcdef012345")
+    assert second["decision_id"] == "dec-[removed]"
+
+
 def test_card_numbers_in_exceptions_and_in_logs_of_libraries_are_removed_too(out: io.StringIO) -> None:
     try:
         int(PAN)
