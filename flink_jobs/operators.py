@@ -33,10 +33,14 @@ SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
 
 
 class FlinkMap:
-    """A ByteMap over Flink's map state; what it addresses follows the key of the current row."""
+    """A ByteMap over Flink's map state; what it addresses follows the key of the current row.
 
-    def __init__(self, state: MapState) -> None:
+    ``in_thread``: whether Python runs inside of the TaskManager.
+    """
+
+    def __init__(self, state: MapState, *, in_thread: bool = True) -> None:
         self._state = state
+        self._in_thread = in_thread
 
     def get(self, key: str) -> bytes | None:
         value = self._state.get(key)
@@ -47,7 +51,7 @@ class FlinkMap:
 
     def put_all(self, entries: Mapping[str, bytes]) -> None:
         # one crossing into the JVM for a whole batch: each of them gives up the interpreter lock and asks for it again
-        self._state.put_all(entries)
+        self._state.put_all(entries if self._in_thread else entries.items())  # the state of process mode iterates over pairs
 
     def remove(self, key: str) -> None:
         self._state.remove(key)
@@ -76,7 +80,10 @@ class _Shell(KeyedProcessFunction):
         # what is loaded now stays, and a batch makes objects by the thousand without cycles: looking for some took longer than most
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        self._maps: Mapping[str, ByteMap] = {name: FlinkMap(runtime_context.get_map_state(_descriptor(name))) for name in self.maps}
+        self._maps: Mapping[str, ByteMap] = {
+            name: FlinkMap(runtime_context.get_map_state(_descriptor(name)), in_thread=_embedded(runtime_context) is not None)
+            for name in self.maps
+        }
         logs.configure("stream")
         self._metrics_of_core = process_exporter().new_metrics()
         self._core = type(self).build(self._settings, self._metrics_of_core)
@@ -101,14 +108,19 @@ def _descriptor(name: str) -> MapStateDescriptor:
     return descriptor
 
 
+def _embedded(runtime_context: RuntimeContext) -> Any:
+    """Flink's own context where Python runs inside of the TaskManager (thread mode), else None."""
+    return getattr(runtime_context, "_runtime_context", None)
+
+
 def _place_of(runtime_context: RuntimeContext) -> tuple[int, int, int]:
     """Number of the subtask, how many there are, and how many there can be."""
-    in_thread = getattr(runtime_context, "_runtime_context", None)
-    if in_thread is None:
+    embedded = _embedded(runtime_context)
+    if embedded is None:
         context = runtime_context
         return context.get_index_of_this_subtask(), context.get_number_of_parallel_subtasks(), context.get_max_number_of_parallel_subtasks()
     # in thread mode PyFlink's own getters call methods that Flink 2 has moved here
-    task = in_thread.getTaskInfo()
+    task = embedded.getTaskInfo()
     return task.getIndexOfThisSubtask(), task.getNumberOfParallelSubtasks(), task.getMaxNumberOfParallelSubtasks()
 
 
