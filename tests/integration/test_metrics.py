@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import RemoteDisconnected
 from urllib.request import urlopen
 
 import pytest
@@ -53,13 +55,24 @@ class Scrape:
         return sum(value for found, own, value in self.samples if found == name and labels.items() <= own.items())
 
 
+def read_target(address: str) -> str:
+    """A JVM that registers metrics at this moment may hang up; Prometheus, too, comes again."""
+    for attempt in (1, 2, 3):
+        try:
+            with urlopen(f"http://{address}/metrics", timeout=20) as answer:
+                return str(answer.read().decode())
+        except RemoteDisconnected as error:
+            if attempt == 3:
+                raise AssertionError(f"{address} hangs up") from error
+            time.sleep(1.0)
+    raise AssertionError(address)
+
+
 def scrape(stack: Stack) -> Scrape:
     samples = []
     for path in sorted(stack.layout.metrics.glob("*.json")):
         (group,) = json.loads(path.read_text())
-        with urlopen(f"http://{group['targets'][0]}/metrics", timeout=20) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        found = [sample for family in families for sample in family.samples]
+        found = [sample for family in text_string_to_metric_families(read_target(group["targets"][0])) for sample in family.samples]
         assert not {label for sample in found for label in sample.labels} & group["labels"].keys()  # Prometheus would rename ours
         samples += [(sample.name, {**sample.labels, **group["labels"]}, sample.value) for sample in found]
     return Scrape(samples)

@@ -133,7 +133,7 @@ def test_every_shipped_mapping_loads_by_name() -> None:
 
 
 def test_the_canonical_mapping_knows_every_field_of_a_transaction() -> None:
-    names = [field.name for field in fields(Transaction)]
+    names = [field.name for field in fields(Transaction) if field.name != "decided"]  # what the API has answered is in no history
     assert names == CANONICAL_SCHEMA.names()
     assert set(names) == set(load_mapping("canonical").columns)
     assert [field.name for field in fields(Label)] == LABEL_SCHEMA.names()
