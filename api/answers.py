@@ -28,6 +28,7 @@ from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Transaction, decision_id
 from serving.codec import Codec
 from serving.decision_index import keep_command
+from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
 from serving.enrich import Enricher
 from serving.logs import DecisionLog
 from serving.records import Decision
@@ -39,8 +40,6 @@ __all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis", "Timing"]
 
 # how long a question waits for the answer that somebody else is making, milliseconds between looks: then 409
 _PATIENCE_MS = (2, 4, 8, 16, 32, 64)
-
-STORE_DOWN, STORE_HEALING, KAFKA_DOWN = "store_down", "store_healing", "kafka_down"
 
 
 class Redis(Protocol):

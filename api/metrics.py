@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.breakers import Breaker, BreakerState
 from api.publisher import KafkaPublisher
 from fraud.decide import Outcome
+from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
 from serving.metrics import metric
 from serving.records import Decision
 
@@ -22,7 +23,6 @@ __all__ = ["ApiMetrics", "HttpMetrics", "Watched"]
 
 _KINDS: dict[str, type[Counter | Gauge | Histogram]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 _UNROUTED = "none"
-_HEALING = "store_healing"
 _SCORING = ("POST", "/v1/score")
 
 
@@ -54,7 +54,7 @@ class ApiMetrics:
         """Series that are known beforehand exist from the start: a rate over one that appears with its first error misses that error."""
         for outcome in Outcome:
             self._decisions.labels(outcome.name.lower())
-        for reason in ("model_down", "rules_down", "store_down", _HEALING, "kafka_down"):
+        for reason in ("model_down", "rules_down", STORE_DOWN, STORE_HEALING, KAFKA_DOWN):
             self._degraded.labels(reason)
         for kind in ("rules", "models"):
             self._refused.labels(kind)
@@ -79,7 +79,7 @@ class ApiMetrics:
 
     def healing(self) -> None:
         """An answer lacks the states of some of its entities, which the store may have lost."""
-        self._degraded.labels(_HEALING).inc()
+        self._degraded.labels(STORE_HEALING).inc()
 
     def repeated(self) -> None:
         """An earlier answer was given again."""

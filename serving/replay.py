@@ -17,6 +17,7 @@ from fraud.catalogue import CATALOGUE, EVENT_FEATURES
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from fraud.vector import event_features, event_row
+from serving.degraded import DOOR_WORDS
 from serving.model import Model
 from serving.records import Decision
 from serving.scoring import Scorer, ScoringInput
@@ -25,7 +26,6 @@ __all__ = ["Difference", "NotReplayable", "Replay", "replay"]
 
 # Of the moment and of the door, not of the transaction: nothing to compute.
 _NOT_COMPUTED = frozenset({"latency_ms", "trace_id", "served_at", "stream_score", "entities", "features", "transaction", "degraded"})
-_DOOR_ONLY = frozenset({"store_down", "kafka_down"})  # words of the API's ladder that change no number
 
 
 class NotReplayable(Exception):
@@ -127,7 +127,7 @@ def _differences(recorded: Decision, again: Decision) -> Iterable[Difference]:
 def _sides_down(degraded: str | None) -> frozenset[str]:
     """Which of model and rules were down, in the words of either door."""
     words = frozenset((degraded or "").replace("model_and_rules_down", "model_down,rules_down").split(",")) - {""}
-    return words - _DOOR_ONLY
+    return words - DOOR_WORDS
 
 
 def _bits(value: Any) -> Any:

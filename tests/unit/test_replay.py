@@ -13,6 +13,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from fraud.vector import event_features, event_row
+from serving.degraded import DOOR_WORDS
 from serving.model import Model, load_model
 from serving.model_files import Calibration, Manifest, publish
 from serving.records import Decision
@@ -135,6 +136,15 @@ def test_one_altered_field_is_named(
     differences = {difference.field for difference in again(altered).differences}
     assert again(whole).equal
     assert named is None or named in differences
+
+
+@pytest.mark.parametrize("word", sorted(DOOR_WORDS))
+def test_a_word_of_the_apis_ladder_that_changes_no_number_is_no_difference(
+    decisions: list[Decision], again: Callable[[Decision], Any], word: str
+) -> None:
+    answered = first(decisions, lambda d: d.door == "api" and d.degraded == "store_down,kafka_down")
+    assert again(replace(answered, degraded=word)).equal
+    assert not again(replace(answered, degraded="a word that nobody knows")).equal  # the control
 
 
 def test_a_transaction_that_does_not_fit_its_features_is_named(decisions: list[Decision], again: Callable[[Decision], Any]) -> None:
