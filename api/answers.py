@@ -15,17 +15,17 @@ from typing import Protocol
 
 from api.blocked import Blocked
 from api.breakers import Breaker
-from api.features import Evaluated, FeatureReader, States, View, entities_of
+from api.features import Evaluated, FeatureReader, States, View
 from api.idempotency import FINISH_SCRIPT, Claim, Claims, Standing
 from api.metrics import ApiMetrics
 from api.presenting import answer_bytes
 from api.problems import Problem
 from api.publisher import Headers
 from api.sides import Sides
-from api.states import Entity, StateReads
+from api.states import StateReads
 from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
-from fraud.events import Transaction, decision_id
+from fraud.events import Entity, Transaction, decision_id, entities_of
 from serving.codec import Codec
 from serving.decision_index import keep_command
 from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING

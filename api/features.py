@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from api.states import Entity, Stored
+from api.states import Stored
 from fraud.errors import Unavailable
-from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key, hash64
+from fraud.events import KINDS, Entity, Kind, Transaction, entities_of, entity_key, hash64
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator, event_row
 from serving.records import EntityPosition
 
-__all__ = ["Evaluated", "FeatureReader", "View", "entities_of"]
+__all__ = ["Evaluated", "FeatureReader", "View"]
 
 States = dict[Entity, NDArray[np.int64] | None]  # None: the entity may be known, and its state is lost
 
@@ -45,11 +45,6 @@ class Evaluated:
 
     features: NDArray[np.float64]
     views: list[list[View]] | None
-
-
-def entities_of(tx: Transaction) -> list[Entity]:
-    """The entities that an event names, in the order of ``Kind``."""
-    return [(kind, entity_key(tx.tenant_id, entity)) for kind, entity in enumerate(entity_ids(tx)) if entity is not None]
 
 
 class FeatureReader:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraud.errors import Unavailable
+from fraud.events import Entity
 from serving.feast_layout import FEATURE_FIELDS, EntityKeys, RowCodec
 from serving.online_health import HealthKeys, parse_health
 from serving.online_store import StoredState
 from serving.redis_link import DEPENDENCY, Command
 
-__all__ = ["Entity", "StateReads", "Stored"]
-
-Entity = tuple[int, str]  # kind and "tenant|id"
+__all__ = ["StateReads", "Stored"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b, sha256
 
-__all__ = ["KINDS", "Kind", "Label", "Transaction", "decision_id", "entity_ids", "entity_key", "hash64"]
+__all__ = ["KINDS", "Entity", "Kind", "Label", "Transaction", "decision_id", "entities_of", "entity_ids", "entity_key", "hash64"]
 
 
 class Kind(IntEnum):
@@ -24,6 +24,7 @@ class Kind(IntEnum):
 
 
 KINDS = tuple(kind.name.lower() for kind in Kind)
+Entity = tuple[int, str]  # number of the kind, and "tenant|id" as :func:`entity_key` makes it
 
 
 @dataclass(slots=True)
@@ -104,6 +105,11 @@ def entity_key(tenant_id: str, entity_id: str) -> str:
 def entity_ids(tx: Transaction) -> tuple[str, str | None, str, str | None, str | None]:
     """Return the transaction's entity ids in the order of :class:`Kind`; ``None`` where it has none."""
     return (tx.card_id, tx.user_id, tx.merchant_id, tx.device_id, tx.ip_hash)
+
+
+def entities_of(tx: Transaction) -> list[Entity]:
+    """The entities that a transaction names, in the order of :class:`Kind`."""
+    return [(kind, entity_key(tx.tenant_id, entity)) for kind, entity in enumerate(entity_ids(tx)) if entity is not None]
 
 
 def hash64(text: str) -> int:

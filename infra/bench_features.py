@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud.catalogue import CATALOGUE
-from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key
+from fraud.events import KINDS, Entity, Transaction, entities_of
 from fraud.kernel import empty_state
 from fraud.state import decode_state, encode_state
 from fraud.vector import Evaluator, event_row
@@ -53,7 +53,7 @@ def run(model: Model, enricher: Enricher, *, events: int, start_ms: int, say: Ca
     return {
         "kernel_us_per_event": kernel_us,
         "features": CATALOGUE.size,
-        "entities_per_event": round(sum(entity is not None for tx in transactions for entity in entity_ids(tx)) / len(transactions), 2),
+        "entities_per_event": round(sum(len(entities_of(tx)) for tx in transactions) / len(transactions), 2),
         "state": _states(states),
         "avro": _avro(transactions, decisions),
         "inference": _inference(model, transactions, vectors),
@@ -74,32 +74,28 @@ def _least_us(times: int, work: Callable[[], object], takes: int = _TAKES) -> fl
     return round(least / max(times, 1) * 1e6, 2)
 
 
-def _kernel(transactions: Sequence[Transaction]) -> tuple[float, NDArray[np.float64], dict[tuple[Kind, str], State]]:
+def _kernel(transactions: Sequence[Transaction]) -> tuple[float, NDArray[np.float64], dict[Entity, State]]:
     """Cost of a full vector over every entity of an event, states at hand; the vectors; the states after the last event."""
     evaluator = Evaluator()
     columns = CATALOGUE.slices
     rows = [event_row(tx) for tx in transactions]
-    keys = [
-        [(Kind(kind), entity_key(tx.tenant_id, entity)) for kind, entity in enumerate(entity_ids(tx)) if entity is not None]
-        for tx in transactions
-    ]
+    keys = [entities_of(tx) for tx in transactions]
     vectors = np.full((len(rows), CATALOGUE.size), np.nan)
-    states: dict[tuple[Kind, str], State] = {}
+    states: dict[Entity, State] = {}
 
     def observe_all() -> None:
         states.clear()
         for row, vector, entities in zip(rows, vectors, keys, strict=True):
             evaluator.event(row, vector)
             for entity in entities:
-                kind = int(entity[0])
-                state = states.get(entity)
+                kind, state = entity[0], states.get(entity)
                 states[entity] = evaluator.observe(kind, empty_state() if state is None else state, row, vector[columns[kind]])
 
     return _least_us(len(rows), observe_all), vectors, states
 
 
-def _states(states: dict[tuple[Kind, str], State]) -> dict[str, Any]:
-    held = [(int(kind), state) for (kind, _), state in states.items()]
+def _states(states: dict[Entity, State]) -> dict[str, Any]:
+    held = [(kind, state) for (kind, _), state in states.items()]
     encoded = [(kind, encode_state(state, kind)) for kind, state in held]
     sizes = {name: [len(data) for kind, data in encoded if kind == number] for number, name in enumerate(KINDS)}
     return {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fraud.catalogue import CATALOGUE
-from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
+from fraud.events import KINDS, Entity, Kind, Label, Transaction, entities_of
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import evaluate_vector
 from serving import ledger
@@ -31,7 +31,6 @@ from training.parity import bits_differ
 from .pipeline import Pipeline, record
 
 START_MS = 1_700_000_000_000
-Entity = tuple[int, str]
 
 
 def transaction(rng: random.Random, number: int, time_ms: int) -> Transaction:
@@ -78,10 +77,6 @@ class Stream:
         return [CODEC.decode_decision(row.value) for row in rows if row.topic == ledger.DECISIONS]
 
 
-def entities(tx: Transaction) -> list[Entity]:
-    return [(kind, entity_key(tx.tenant_id, one)) for kind, one in enumerate(entity_ids(tx)) if one is not None]
-
-
 def copy_to_store(world: World, stream: Stream, entity: Entity) -> None:
     """What the stream's feed does, of one entity: the newest state."""
     kind, key = entity
@@ -113,12 +108,12 @@ def play(events: int, seed: int, *, behind: float) -> tuple[int, LedgerHistory]:
         sent = CODEC.decode_transaction(world.publisher.published[-1][1])
         api = CODEC.decode_decision(sent.decided)
         served = {one.kind: one.seq for one in api.served_at}
-        known = [stream.states[entity].get(served.get(KINDS[entity[0]], 0)) for entity in entities(sent)]
-        by_kind = dict(zip((entity[0] for entity in entities(sent)), known, strict=True))
+        known = [stream.states[entity].get(served.get(KINDS[entity[0]], 0)) for entity in entities_of(sent)]
+        by_kind = dict(zip((entity[0] for entity in entities_of(sent)), known, strict=True))
         expected = evaluate_vector(sent, [by_kind.get(kind) for kind in Kind])
         assert bits_differ(api.features, expected).sum() == 0
-        (ours,) = alone.apply(CODEC.encode_transaction(replace(sent, decided=None)), sent.card_id, entities(sent))
-        (kept,) = stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities(sent))
+        (ours,) = alone.apply(CODEC.encode_transaction(replace(sent, decided=None)), sent.card_id, entities_of(sent))
+        (kept,) = stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities_of(sent))
         assert (kept.decision_id, kept.outcome, kept.score, kept.door) == (api.decision_id, api.outcome, api.score, "api")
         assert (kept.stream_score, kept.entities, kept.transaction.decided) == (ours.score, ours.entities, None)
         assert bits_differ(kept.features, api.features).sum() == 0
@@ -126,7 +121,7 @@ def play(events: int, seed: int, *, behind: float) -> tuple[int, LedgerHistory]:
             current += 1
             assert bits_differ(api.features, ours.features).sum() == 0
             assert (api.score, api.outcome, api.decision_id) == (ours.score, ours.outcome, ours.decision_id)
-        touched = entities(sent)
+        touched = entities_of(sent)
         if rng.random() < 0.2:
             label = label_of(sent, clock_ms, rng)
             labelled = [entity for entity in touched if entity[0] in (Kind.CARD, Kind.USER, Kind.MERCHANT)]
@@ -172,10 +167,10 @@ def test_an_answer_that_says_it_was_served_elsewhere_does_not_compare() -> None:
 def test_an_answer_without_a_store_is_kept_and_not_compared() -> None:
     stream, tx = Stream(), transaction(random.Random(6), 1, START_MS)
     tx.ip_address = None
-    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
     blind = replace(ours, door="api", entities=[], features=np.full_like(ours.features, np.nan), degraded="store_down")
     tx.decided = CODEC.encode_decision(blind)
-    (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
     history = ledger_history.load(stream.ledger, CODEC)
     assert (kept.degraded, kept.entities) == ("store_down", ours.entities)
     assert history.blind.all()
@@ -186,12 +181,12 @@ def test_an_entity_that_could_not_be_read_is_missing_in_the_recomputation_too() 
     """While the store heals the API leaves out what may be lost; the control is a value where there should be none."""
     stream, tx = Stream(), transaction(random.Random(6), 1, START_MS)
     tx.ip_address = None
-    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    (ours,) = Stream().apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
     features = ours.features.copy()
     features[CATALOGUE.slices[Kind.MERCHANT]] = np.nan
     read = [replace(one, seq=one.seq - 1) for one in ours.entities if one.kind != "merchant"]
     tx.decided = CODEC.encode_decision(replace(ours, door="api", features=features, served_at=read))
-    stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
     history = ledger_history.load(stream.ledger, CODEC)
     assert not history.differing(history.recompute().features).any()
     assert history.differing(ours.features[None]).all()
