@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE, EVENT_FEATURES
-from fraud.events import KINDS, Kind, Transaction, entity_ids, entity_key
+from fraud.events import KINDS, Kind, Transaction, entities_of, entity_ids, entity_key
 from fraud.rules import RuleSet
 from fraud.state import decode_state, encode_state, state_seq
 from fraud.vector import Evaluator, event_row
@@ -125,11 +125,7 @@ class Work:
 
 
 def _positions(event: Event) -> list[EntityPosition]:
-    return [
-        EntityPosition(KINDS[kind], entity_key(event.tx.tenant_id, entity), int(event.seqs[kind]))
-        for kind, entity in enumerate(entity_ids(event.tx))
-        if entity is not None
-    ]
+    return [EntityPosition(KINDS[kind], key, int(event.seqs[kind])) for kind, key in entities_of(event.tx)]
 
 
 def pack_event(event: Event, codec: Codec) -> bytes:

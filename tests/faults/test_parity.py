@@ -9,7 +9,7 @@ from typing import Any
 
 from fraud.catalogue import CATALOGUE
 from fraud.currency import to_base_minor
-from fraud.events import Kind, Transaction, entity_ids, entity_key
+from fraud.events import KINDS, Kind, Transaction, entities_of
 from generator.driver import Outgoing
 from infra.campaign import Campaign
 from infra.scoring_job import ip_hash_key_file
@@ -65,10 +65,8 @@ def _naive_differences(decisions: list[Decision], sent: dict[str, Transaction], 
     for decision in decisions:
         seqs = {(position.kind, position.key): position.seq for position in decision.entities}
         tx = sent[decision.transaction_id]
-        for kind, entity in zip(Kind, entity_ids(tx), strict=True):
-            if entity is not None:
-                key = entity_key(tx.tenant_id, entity)
-                logs[kind, key].append((seqs[kind.name.lower(), key], decision))
+        for kind, key in entities_of(tx):
+            logs[Kind(kind), key].append((seqs[KINDS[kind], key], decision))
     for (kind, _), entries in logs.items():
         entries.sort(key=lambda entry: entry[0])
         log: list[Transaction] = []
