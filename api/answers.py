@@ -22,7 +22,6 @@ from api.presenting import answer_bytes
 from api.problems import Problem
 from api.publisher import Headers
 from api.sides import Sides
-from api.states import StateReads
 from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Entity, Transaction, decision_id, entities_of
@@ -34,6 +33,7 @@ from serving.logs import DecisionLog
 from serving.records import Decision
 from serving.redis_link import Command, ScriptMissing
 from serving.scoring import ScoringInput
+from serving.state_reads import StateReads
 from serving.validate import validate
 
 __all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis", "Timing"]
@@ -182,7 +182,7 @@ class Answers:
 
     def _states(self, entities: list[Entity], replies: list[object]) -> States | None:
         try:
-            return self._with.features.decoded(self._with.states.stored(entities, replies))
+            return self._with.features.decoded(entities, self._with.states.reading(entities, replies))
         except Unavailable:
             self._with.metrics.redis_failed()
             return None

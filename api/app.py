@@ -27,7 +27,6 @@ from api.redis_channel import RedisChannel
 from api.releases import ReleaseFollower, Releases
 from api.settings import ApiSettings
 from api.sides import Sides
-from api.states import StateReads
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import InvalidRules
@@ -38,6 +37,7 @@ from serving.enrich import Enricher
 from serving.registry import HttpRegistry, register_all
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.scoring import Scorer
+from serving.state_reads import StateReads
 
 __all__ = ["OpenScoring", "ScoringParts", "create_app", "open_scoring"]
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from api.states import Stored
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Entity, Kind, Transaction, entities_of, entity_key, hash64
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator, event_row
 from serving.records import EntityPosition
+from serving.state_reads import Reading
 
 __all__ = ["Evaluated", "FeatureReader", "View"]
 
@@ -55,16 +55,16 @@ class FeatureReader:
         self._columns = self._evaluator.catalogue.slices
 
     @staticmethod
-    def decoded(stored: Stored) -> States:
-        """The kernel's form of what was read; an entity that was never there has an empty log.
+    def decoded(entities: Sequence[Entity], reading: Reading) -> States:
+        """The kernel's form of what was read of ``entities``; an entity that was never there has an empty log.
 
         Raises:
             Unavailable: the store holds something that is no state.
         """
         try:
             return {
-                entity: decode_state(row.state, entity[0]) if row is not None else empty_state() if stored.is_whole else None
-                for entity, row in stored.rows.items()
+                entity: decode_state(row.state, entity[0]) if row is not None else empty_state() if reading.health.is_whole else None
+                for entity, row in zip(entities, reading.states, strict=True)
             }
         except ValueError as error:
             raise Unavailable("redis", str(error)) from error

@@ -15,7 +15,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.events import Kind, Transaction, entity_ids, entity_key
 from fraud.vector import Evaluator, evaluate_vector
 from serving.online_health import StoreHealth
-from serving.online_store import Reading
+from serving.state_reads import Reading
 
 __all__ = ["FEATURES_MISSING", "NOTHING_READ", "ServedFeatures", "entities_of", "serve_features"]
 

@@ -28,12 +28,13 @@ from hashlib import sha1
 from typing import NamedTuple
 
 from fraud.errors import Unavailable
-from fraud.events import KINDS
-from serving.feast_layout import FEATURE_FIELDS, TIME_FIELDS, VERSION_FIELDS, EntityKeys, RowCodec
-from serving.online_health import HealthKeys, Mark, PartMarks, StoreHealth, parse_health, parse_run_id
+from fraud.events import KINDS, Entity
+from serving.feast_layout import FEATURE_FIELDS, TIME_FIELDS, VERSION_FIELDS, RowCodec
+from serving.online_health import HealthKeys, Mark, PartMarks, parse_run_id
 from serving.redis_link import Command, RedisLink, ScriptMissing
+from serving.state_reads import Reading, StateReads, StoredState
 
-__all__ = ["EntityRow", "OnlineStore", "Reading", "StoredState"]
+__all__ = ["EntityRow", "OnlineStore"]
 
 # A script holds Redis up for 6 us a row: readers wait for at most 0.8 ms.
 ROWS_PER_SCRIPT = 128
@@ -50,21 +51,6 @@ class EntityRow(NamedTuple):
     state: bytes
     seq: int
     event_time_ms: int
-
-
-class StoredState(NamedTuple):
-    """What the store holds of an entity."""
-
-    state: bytes
-    seq: int
-    event_time_ms: int
-
-
-class Reading(NamedTuple):
-    """States as asked for, and whether ``None`` among them means "never seen" (the store is whole) or "may have been lost"."""
-
-    states: list[StoredState | None]
-    health: StoreHealth
 
 
 def _lua_string(data: bytes) -> str:
@@ -120,28 +106,24 @@ class OnlineStore:
 
     def __init__(self, redis_url: str, project: str = "fraudguard", *, timeout_s: float = 0.02, ttl_s: int = TTL_S) -> None:
         self._link = RedisLink(redis_url, timeout_s)
-        self._keys = EntityKeys(project)
+        self._reads = StateReads(project)
+        self._keys = self._reads.keys
         self._ttl_s = ttl_s
         self._epoch_key = f"{project}:epoch"
         self._health = HealthKeys(project)
 
-    def read(self, entities: Sequence[tuple[int, str] | None]) -> list[StoredState | None]:
+    def read(self, entities: Sequence[Entity | None]) -> list[StoredState | None]:
         """Read the states of ``(kind, key)`` pairs in one round trip; ``None`` for ``None`` and for what is not there.
 
         Raises:
             Unavailable: Redis cannot answer, or holds something that is not a row.
         """
-        commands = self._reads(entities)
-        return self._states(entities, self._link.call(commands)) if commands else [None] * len(entities)
+        commands = self._reads.state_commands(entities)
+        return self._reads.states(entities, self._link.call(commands)) if commands else [None] * len(entities)
 
-    def look_up(self, entities: Sequence[tuple[int, str] | None]) -> Reading:
+    def look_up(self, entities: Sequence[Entity | None]) -> Reading:
         """Like :meth:`read`, and whether the store is whole, in the same round trip.  Raises Unavailable."""
-        mark, info, *replies = self._link.call([*self._health.read(), *self._reads(entities)])
-        try:
-            health = parse_health(mark, info)
-        except ValueError as error:
-            raise Unavailable("redis", str(error)) from error
-        return Reading(self._states(entities, replies), health)
+        return self._reads.reading(entities, self._link.call(self._reads.commands(entities)))
 
     def write(self, rows: Iterable[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> int:
         """Write the rows in one round trip, each unless the store holds a newer version; later rows count as later.
@@ -160,7 +142,7 @@ class OnlineStore:
         except ScriptMissing:
             return int(sum(self._link.call([("SCRIPT", "LOAD", WRITE_SCRIPT), *scripts])[1:]))
 
-    def delete(self, entities: Sequence[tuple[int, str]]) -> int:
+    def delete(self, entities: Sequence[Entity]) -> int:
         """Remove the rows of ``(kind, key)`` pairs; returns how many there were.  A stream that still holds a state writes it again.
 
         Raises:
@@ -195,24 +177,6 @@ class OnlineStore:
     def close(self) -> None:
         """Close the idle connections."""
         self._link.close()
-
-    def _reads(self, entities: Sequence[tuple[int, str] | None]) -> list[Command]:
-        return [("HMGET", self._keys.encode(*entity), *FEATURE_FIELDS[entity[0]]) for entity in entities if entity]
-
-    @classmethod
-    def _states(cls, entities: Sequence[tuple[int, str] | None], replies: Sequence[Sequence[bytes | None]]) -> list[StoredState | None]:
-        codec, rows = RowCodec(), iter(replies)
-        try:
-            return [cls._stored(codec, next(rows)) if entity else None for entity in entities]
-        except ValueError as error:
-            raise Unavailable("redis", str(error)) from error
-
-    @staticmethod
-    def _stored(codec: RowCodec, values: Sequence[bytes | None]) -> StoredState | None:
-        state, seq, event_time_ms = values
-        if state is None or seq is None or event_time_ms is None:
-            return None
-        return StoredState(*codec.decode(state, seq, event_time_ms))
 
     def _scripts(self, rows: Sequence[EntityRow | tuple[int, str, bytes, int, int]], epoch: int) -> list[Command]:
         encode_key, version = self._keys.encode, b"%016d" % epoch

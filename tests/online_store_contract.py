@@ -9,7 +9,8 @@ import pytest
 from fraud.errors import Unavailable
 from fraud.events import Kind
 from serving.online_health import Mark, PartMarks, StoreHealth
-from serving.online_store import EntityRow, Reading, StoredState
+from serving.online_store import EntityRow
+from serving.state_reads import Reading, StoredState
 
 CARD, DEVICE = int(Kind.CARD), int(Kind.DEVICE)
 A = "default|a"

@@ -17,7 +17,6 @@ from api.idempotency import FINISH_SHA, Claims
 from api.metrics import ApiMetrics
 from api.publisher import Headers
 from api.sides import Sides
-from api.states import StateReads
 from api.tracing import Trace, continued
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
@@ -28,6 +27,7 @@ from serving.enrich import Enricher
 from serving.redis_link import Command
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.scoring import Scorer
+from serving.state_reads import StateReads
 from tests.wire_samples import SCHEMA_IDS
 
 SECRET = b"k" * 32

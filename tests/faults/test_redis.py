@@ -25,7 +25,8 @@ from fraud.events import Kind
 from infra import nemesis
 from infra.campaign import Campaign
 from serving.online_health import StoreHealth
-from serving.online_store import EntityRow, OnlineStore, Reading
+from serving.online_store import EntityRow, OnlineStore
+from serving.state_reads import Reading
 from tests.faults.toxics import Proxy
 from tests.faults.world import CLEAN, World, figures
 from tests.redis_server import RedisServer

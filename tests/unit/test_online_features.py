@@ -11,7 +11,7 @@ from fraud.state import encode_state
 from fraud.vector import Evaluator, evaluate_vector, event_row
 from serving.online_features import FEATURES_MISSING, NOTHING_READ, entities_of, serve_features
 from serving.online_health import StoreHealth
-from serving.online_store import Reading, StoredState
+from serving.state_reads import Reading, StoredState
 
 TX = Transaction("t2", "bank", "c", "m", 500, "EUR", 1_700_000_060_000, user_id="u")
 WHOLE, HEALING = StoreHealth(is_whole=True), StoreHealth(is_whole=False, healing_since_ms=1)

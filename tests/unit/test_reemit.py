@@ -14,8 +14,8 @@ from fraud.state import encode_state, state_seq
 from fraud.vector import Evaluator, event_row
 from serving.online_feed import ROOM_ROWS, OnlineFeed
 from serving.online_healing import Healing
-from serving.online_store import StoredState
 from serving.online_writer import BufferedWriter
+from serving.state_reads import StoredState
 from tests.contract.pipeline import DictMap
 from tests.online_store_contract import MemoryOnlineStore
 
