@@ -21,6 +21,7 @@ from api.metrics import ApiMetrics
 from api.presenting import answer_bytes
 from api.problems import Problem
 from api.publisher import Headers
+from api.redis_channel import Redis
 from api.sides import Sides
 from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
@@ -36,16 +37,10 @@ from serving.scoring import ScoringInput
 from serving.state_reads import StateReads
 from serving.validate import validate
 
-__all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Redis", "Timing"]
+__all__ = ["Answers", "Ask", "Collaborators", "Publisher", "Timing"]
 
 # how long a question waits for the answer that somebody else is making, milliseconds between looks: then 409
 _PATIENCE_MS = (2, 4, 8, 16, 32, 64)
-
-
-class Redis(Protocol):
-    """What is needed of ``RedisChannel``."""
-
-    async def call(self, commands: Sequence[Command]) -> list[object]: ...
 
 
 class Publisher(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from api.breakers import Breaker, BreakerState
 from api.metrics import ApiMetrics
 from api.publisher import KafkaPublisher
+from api.redis_channel import Redis
 from api.releases import ReleaseFollower
 from api.sides import InForce
 from fraud.errors import Unavailable
-from serving.redis_link import Command
 
 __all__ = ["Health", "Readiness", "router"]
 
@@ -49,12 +49,6 @@ class Liveness(BaseModel):
     """That the process answers."""
 
     status: Literal["ok"] = "ok"
-
-
-class Redis(Protocol):
-    """What is needed of ``RedisChannel``."""
-
-    async def call(self, commands: Sequence[Command]) -> list[object]: ...
 
 
 @dataclass(frozen=True, slots=True)

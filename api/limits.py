@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from math import ceil
-from typing import Protocol, cast
+from typing import cast
 
+from api.redis_channel import Redis
 from fraud.errors import Unavailable
 from serving.redis_link import Command, ScriptMissing
 
-__all__ = ["Limit", "Limiter", "Redis", "Verdict"]
+__all__ = ["Limit", "Limiter", "Verdict"]
 
 _BUCKETS = 12
 _HOLD_OFF_S = 1.0  # after a failure Redis is left alone: a dead one must not cost every request its timeout
@@ -75,12 +76,6 @@ return answer
 
 
 _SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-
-class Redis(Protocol):
-    """What is needed of ``RedisChannel``."""
-
-    async def call(self, commands: Sequence[Command]) -> list[object]: ...
 
 
 @dataclass(frozen=True, slots=True)

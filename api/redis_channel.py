@@ -10,17 +10,23 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from hiredis import HiredisError, Reader, ReplyError, pack_command
+from hiredis import HiredisError, Reader, ReplyError
 from redis.connection import SSLConnection, parse_url
 
 from fraud.errors import Unavailable
-from serving.redis_link import DEPENDENCY, Command, ScriptMissing
+from serving.redis_link import DEPENDENCY, Command, ScriptMissing, pack
 
-__all__ = ["RedisChannel"]
+__all__ = ["Redis", "RedisChannel"]
 
 _GRACE_S = 0.002
+
+
+class Redis(Protocol):
+    """What callers need of :class:`RedisChannel`; tests bring a dictionary."""
+
+    async def call(self, commands: Sequence[Command]) -> list[object]: ...
 
 
 class _Exchange:
@@ -137,8 +143,7 @@ class RedisChannel:
             self._wire = None
 
     async def _exchange(self, wire: _Wire, commands: Sequence[Command]) -> list[Any]:
-        packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows one-tuples only
-        exchange = wire.send(packed, len(commands))
+        exchange = wire.send(pack(commands), len(commands))
         deadline = asyncio.get_running_loop().call_later(self._timeout_s, wire.doubt, exchange)
         try:
             return await exchange.future

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from fraud.errors import Unavailable
 
-__all__ = ["Command", "RedisLink", "ScriptMissing"]
+__all__ = ["Command", "RedisLink", "ScriptMissing", "pack"]
 
 Command = tuple[bytes | str | int, ...]
 DEPENDENCY = "redis"
@@ -26,6 +26,11 @@ DEPENDENCY = "redis"
 
 class ScriptMissing(Unavailable):
     """Redis does not know the script: it was restarted or flushed since the script was loaded."""
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """Commands as they are sent, one behind the other."""
+    return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows one-tuples only
 
 
 class RedisLink:
@@ -58,7 +63,7 @@ class RedisLink:
             ScriptMissing: an EVALSHA came back with NOSCRIPT.
             Unavailable: no connection, no answer in time, or Redis refused a command.
         """
-        packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows one-tuples only
+        packed = pack(commands)
         while True:
             connection, is_used = self._take()
             try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api.answers import Redis
 from api.idempotency import FINISH_SCRIPT, Claim, Claims, Standing
+from api.redis_channel import Redis
 from serving.feast_layout import FEATURE_FIELDS, EntityKeys
 from serving.redis_link import ScriptMissing
 from tests.scoring_world import SECRET

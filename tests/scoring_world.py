@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from api.answers import Answers, Ask, Collaborators, Redis, Timing
+from api.answers import Answers, Ask, Collaborators, Timing
 from api.blocked import Blocked
 from api.features import FeatureReader
 from api.idempotency import FINISH_SHA, Claims
 from api.metrics import ApiMetrics
 from api.publisher import Headers
+from api.redis_channel import Redis
 from api.sides import Sides
 from api.tracing import Trace, continued
 from fraud.catalogue import CATALOGUE

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api.answers import Redis
-from api.redis_channel import RedisChannel
+from api.redis_channel import Redis, RedisChannel
 from fraud.errors import Unavailable
 from serving.redis_link import Command
 from tests.api_redis_contract import RedisContract

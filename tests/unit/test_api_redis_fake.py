@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from api.answers import Redis
+from api.redis_channel import Redis
 from tests.api_redis_contract import RedisContract
 from tests.scoring_world import FakeRedis
 
