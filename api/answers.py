@@ -205,7 +205,7 @@ class Answers:
                 features=evaluated.features,
                 late=[False] * len(mine),  # lateness is the watermark's word, and there is none here
                 entities=[[] if evaluated.views is None else [view.position(1) for view in views] for views in _views(evaluated, mine)],
-                blacklisted=[self._with.blocked.lists_of(tx) for tx in transactions],
+                blacklisted=self._with.blocked.lists_of(transactions),
             )
         )
         timing.scoring_s = self._clock() - begin_s

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Sequence
 
-from fraud.events import KINDS, Transaction, entity_ids
+from fraud.events import Transaction
 from serving.blacklist import Blacklist
 
 __all__ = ["Blocked"]
@@ -21,24 +22,21 @@ class Blocked:
 
     def __init__(self, blacklist: Blacklist) -> None:
         self._blacklist = blacklist
-        self._tenants: set[str] = set()
 
     async def know(self, tenant_id: str) -> None:
         """Make sure that a tenant's lists are part of the copy."""
-        if tenant_id not in self._tenants:
-            self._tenants.add(tenant_id)
-            await self._refresh()
+        if not self._blacklist.knows(tenant_id):
+            await self._refresh((tenant_id,))
 
-    def lists_of(self, tx: Transaction) -> list[str]:
-        """Names of the lists that a transaction is on."""
-        pairs = zip(KINDS, entity_ids(tx), strict=True)
-        return [kind for kind, entity in pairs if self._blacklist.contains(tx.tenant_id, kind, entity)]
+    def lists_of(self, transactions: Sequence[Transaction]) -> list[list[str]]:
+        """Names of the lists that each transaction is on."""
+        return self._blacklist.lists_of(transactions)
 
     async def keep_fresh(self) -> None:
         """Refresh the copy for as long as the process lives."""
         while True:
             await asyncio.sleep(_TURN_S)
-            await self._refresh()
+            await self._refresh(())
 
-    async def _refresh(self) -> None:
-        await asyncio.to_thread(self._blacklist.refresh, frozenset(self._tenants), time.monotonic())
+    async def _refresh(self, tenant_ids: Iterable[str]) -> None:
+        await asyncio.to_thread(self._blacklist.refresh, tenant_ids, time.monotonic())

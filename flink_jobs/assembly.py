@@ -6,7 +6,7 @@ The only place of this package that opens connections and files; everything else
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
 from flink_jobs.refusals import DEFAULT_LIMITS, RefusalLimits
 from fraud.catalogue import CATALOGUE
+from fraud.events import Transaction
 from fraud.vector import Evaluator
 from serving.blacklist import Blacklist
 from serving.clock import now_ms
@@ -90,6 +91,11 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
     codec = _codec(settings)
     blacklist = Blacklist(settings.redis_url)
+
+    def blacklisted(transactions: Sequence[Transaction]) -> list[list[str]]:
+        blacklist.refresh({tx.tenant_id for tx in transactions}, time.monotonic())
+        return blacklist.lists_of(transactions)
+
     return Infer(
         codec,
         Scorer("stream", settings.code_version),
@@ -97,7 +103,7 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
         VersionedModels(codec, Path(settings.models_dir), settings.default_model),
         CATALOGUE,
         _shared_handover(),
-        blacklisted=lambda transactions: blacklist.lists_of(transactions, time.monotonic()),
+        blacklisted=blacklisted,
         now_ms=now_ms,
         metrics=metrics,
     )

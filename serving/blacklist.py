@@ -6,6 +6,7 @@ the sets are copied at most every two seconds, and the last copy serves while Re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 
 from fraud.errors import Unavailable
@@ -24,7 +25,7 @@ def blacklist_key(tenant_id: str, kind: str) -> str:
 
 
 class Blacklist:
-    """The blocked ids of the tenants that were asked for, at most ``refresh_s`` old.
+    """The blocked ids of the tenants that were asked for, at most ``refresh_s`` old; safe to share between threads.
 
     Attributes:
         is_degraded: the last attempt to refresh failed; lookups answer from the copy before it.
@@ -37,6 +38,11 @@ class Blacklist:
         self._blocked: dict[tuple[str, str], frozenset[str]] = {}
         self._tenants: set[str] = set()
         self._refreshed_s = float("-inf")
+        self._refreshing = threading.Lock()  # of two threads the slower one must not put an older copy over the newer one
+
+    def knows(self, tenant_id: str) -> bool:
+        """Whether a tenant was asked for before, so that its lists are part of the next copy at the latest."""
+        return tenant_id in self._tenants
 
     def refresh(self, tenant_ids: Iterable[str], now_s: float) -> None:
         """Bring the copies up to date if it is time, or a tenant is new; call once per batch of requests.
@@ -45,33 +51,21 @@ class Blacklist:
             tenant_ids: the tenants of the batch; they are refreshed from now on.
             now_s: a clock that never goes back, in seconds.
         """
-        wanted = self._tenants.union(tenant_ids)
-        is_due = now_s - self._refreshed_s >= self._refresh_s
-        # A new tenant is fetched at once, unless Redis has just failed: then everyone waits for the next turn.
-        if not wanted or not (is_due or (len(wanted) > len(self._tenants) and not self.is_degraded)):
-            return
-        self._refreshed_s = now_s
-        names = [(tenant_id, kind) for tenant_id in sorted(wanted) for kind in KINDS]
-        try:
-            replies = self._link.call([("SMEMBERS", blacklist_key(*name)) for name in names])
-        except Unavailable:
-            self.is_degraded = True
-            return
-        self._blocked = {
-            name: frozenset(member.decode(errors="replace") for member in members)
-            for name, members in zip(names, replies, strict=True)
-            if members
-        }
-        self._tenants = wanted
-        self.is_degraded = False
+        with self._refreshing:
+            wanted = self._tenants.union(tenant_ids)
+            is_due, has_new = now_s - self._refreshed_s >= self._refresh_s, len(wanted) > len(self._tenants)
+            self._tenants = wanted
+            # A new tenant is fetched at once, unless Redis has just failed: then everyone waits for the next turn.
+            if wanted and (is_due or (has_new and not self.is_degraded)):
+                self._refreshed_s = now_s
+                self._fetch(wanted)
 
     def contains(self, tenant_id: str, kind: str, entity_id: str | None) -> bool:
         """Whether the id is blocked, as of the last copy; False for ``None`` and for a tenant that was never refreshed."""
         return entity_id in self._blocked.get((tenant_id, kind), _NOBODY)
 
-    def lists_of(self, transactions: Sequence[Transaction], now_s: float) -> list[list[str]]:
-        """Kinds of the lists that each transaction is on, in the order of ``KINDS``; refreshes first, see :meth:`refresh`."""
-        self.refresh({tx.tenant_id for tx in transactions}, now_s)
+    def lists_of(self, transactions: Sequence[Transaction]) -> list[list[str]]:
+        """Kinds of the lists that each transaction is on, in the order of ``KINDS``, as of the last copy."""
         if not self._blocked:
             return [[] for _ in transactions]
         return [
@@ -82,3 +76,17 @@ class Blacklist:
     def close(self) -> None:
         """Close the idle connections."""
         self._link.close()
+
+    def _fetch(self, tenant_ids: Iterable[str]) -> None:
+        names = [(tenant_id, kind) for tenant_id in sorted(tenant_ids) for kind in KINDS]
+        try:
+            replies = self._link.call([("SMEMBERS", blacklist_key(*name)) for name in names])
+        except Unavailable:
+            self.is_degraded = True
+            return
+        self._blocked = {
+            name: frozenset(member.decode(errors="replace") for member in members)
+            for name, members in zip(names, replies, strict=True)
+            if members
+        }
+        self.is_degraded = False

@@ -21,7 +21,7 @@ from api.sides import Sides
 from api.tracing import Trace, continued
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
-from fraud.events import Transaction
+from fraud.events import KINDS, Transaction, entity_ids
 from fraud.rules import RuleSet
 from serving.codec import Codec
 from serving.enrich import Enricher
@@ -117,11 +117,14 @@ class FakeBlacklist:
     def __init__(self, *blocked: tuple[str, str, str]) -> None:
         self._blocked = set(blocked)
 
-    def refresh(self, _tenant_ids: Any, _now_s: float) -> None:
-        return
+    def knows(self, _tenant_id: str) -> bool:
+        return True
 
-    def contains(self, tenant_id: str, kind: str, entity_id: str | None) -> bool:
-        return (tenant_id, kind, entity_id) in self._blocked
+    def lists_of(self, transactions: Sequence[Transaction]) -> list[list[str]]:
+        return [
+            [kind for kind, entity in zip(KINDS, entity_ids(tx), strict=True) if (tx.tenant_id, kind, entity) in self._blocked]
+            for tx in transactions
+        ]
 
 
 class FakeModel:
