@@ -8,10 +8,8 @@ limits, idempotency, all entities, model with explanations, rules, Kafka and the
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,13 +19,12 @@ import psutil
 
 from api.identity import Role
 from api.schemas import ScoreRequest
-from generator.generate import demo_traffic
 from infra.api_access import Access
+from infra.bench_basis import Traffic, machine
 from infra.http_load import HttpLoad, HttpMeasured, request_bytes, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from infra.records import load_records
-from serving.history import to_transactions
 
 __all__ = ["BENCH_TENANT", "ApiBenchOptions", "run_bench"]
 
@@ -36,8 +33,6 @@ PROMISED_RATE, PROMISED_P99_MS = 300.0, 50.0
 _WARM_UP_S = 5.0
 _WARM_UP_SHARE = 0.2
 _GROWTH = 1.3
-_EVENTS_AGO_MS = 3_600_000  # event times end before now: no run reaches into the future
-_TRAFFIC_RATE = 2_000.0  # of event time: what a population of 40,000 does in its own seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +46,19 @@ class ApiBenchOptions:
     seed: int = 7
 
 
-@dataclass(slots=True)
-class _Traffic:
-    """One population's payments as requests, run after run later in event time."""
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """Payments as requests to the API, with a key of its own."""
 
     plan: Plan
     key: str
-    seed: int
-    next_ms: int
-    made: int = field(default=0)
+    traffic: Traffic
 
     def load(self, count: int) -> HttpLoad:
-        seconds = count / _TRAFFIC_RATE
-        frame = demo_traffic(seconds, _TRAFFIC_RATE, seed=self.seed, start_ms=self.next_ms)
-        self.next_ms += round(1_000 * seconds) + 1
-        self.made += frame.height
         address = urlsplit(self.plan.addresses.api_url)
         names = ScoreRequest.model_fields.keys()
         requests = []
-        for tx in to_transactions(frame):
+        for tx in self.traffic.payments(count):
             body = {name: value for name in names if (value := getattr(tx, name)) is not None}
             requests.append(request_bytes("/v1/score", orjson.dumps(body), {"X-API-Key": self.key}, address.netloc))
         return HttpLoad(str(address.hostname), int(address.port or 0), requests)
@@ -78,14 +67,14 @@ class _Traffic:
 def run_bench(plan: Plan, options: ApiBenchOptions, *, now_ms: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Run the bench on a stack that is up; returns what the command prints."""
     _, key = Access(plan.layout).key_file.create(BENCH_TENANT, "bench", Role.SERVICE)
-    traffic = _Traffic(plan, key, options.seed, now_ms - 2 * _EVENTS_AGO_MS)
+    requests = _Requests(plan, key, Traffic.before(now_ms, options.seed))
     say(f"warming up for {_WARM_UP_S:g} s")
-    send(traffic.load(round(PROMISED_RATE / 2 * _WARM_UP_S)), rate=PROMISED_RATE / 2, connections=options.connections)
-    promised = _measure(plan, traffic, PROMISED_RATE, options)
+    send(requests.load(round(PROMISED_RATE / 2 * _WARM_UP_S)), rate=PROMISED_RATE / 2, connections=options.connections)
+    promised = _measure(plan, requests, PROMISED_RATE, options)
     say(f"{PROMISED_RATE:g} decisions/s: {promised['latency_ms']}")
     held = None
     for rate in _rates(options):
-        offered = _measure(plan, traffic, rate, options)
+        offered = _measure(plan, requests, rate, options)
         say(f"{rate:,.0f} decisions/s offered: {'held' if offered['held'] else 'not held'}, p99 {offered['latency_ms'].get('p99')} ms")
         if not offered["held"]:
             break
@@ -97,10 +86,10 @@ def run_bench(plan: Plan, options: ApiBenchOptions, *, now_ms: int, say: Callabl
         "held_decisions_per_s": None if held is None else held["rate"],
         "at_promised_rate": promised,
         "at_held_rate": held,
-        "decisions": traffic.made,
+        "decisions": requests.traffic.made,
         "seconds_a_rate": options.seconds,
         "warm_up_share_left_out": _WARM_UP_SHARE,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_average": os.getloadavg()[0]},
+        "machine": machine(),
     }
 
 
@@ -109,8 +98,8 @@ def _rates(options: ApiBenchOptions) -> Sequence[float]:
     return [options.first_rate * _GROWTH**step for step in range(1, count + 1)]
 
 
-def _measure(plan: Plan, traffic: _Traffic, rate: float, options: ApiBenchOptions) -> dict[str, Any]:
-    load = traffic.load(round(rate * options.seconds))
+def _measure(plan: Plan, requests: _Requests, rate: float, options: ApiBenchOptions) -> dict[str, Any]:
+    load = requests.load(round(rate * options.seconds))
     before_s = _cpu_s(plan)
     measured = send(load, rate=rate, connections=options.connections)
     cpu_s = _cpu_s(plan) - before_s

@@ -5,8 +5,6 @@ The least of several takes counts, in CPU time of the thread: whatever else the 
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +17,9 @@ from fraud.events import KINDS, Entity, Transaction, entities_of
 from fraud.kernel import empty_state
 from fraud.state import decode_state, encode_state
 from fraud.vector import Evaluator, event_row
-from generator.generate import demo_traffic
+from infra.bench_basis import Traffic, machine
 from serving.codec import Codec
 from serving.enrich import Enricher
-from serving.history import to_transactions
 from serving.model import Model
 from serving.records import Decision
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
@@ -31,7 +28,6 @@ from serving.scoring import Scorer, ScoringInput
 
 __all__ = ["run"]
 
-_TRAFFIC_RATE = 2_000.0
 _TAKES = 5
 _BATCH = 50
 _EXPLAINED = 200
@@ -43,7 +39,7 @@ State = NDArray[np.int64]
 def run(model: Model, enricher: Enricher, *, events: int, start_ms: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure each part over generated traffic that begins at ``start_ms``; microseconds everywhere."""
     say(f"{events:,} generated transactions over all entities")
-    transactions = to_transactions(demo_traffic(events / _TRAFFIC_RATE, _TRAFFIC_RATE, seed=_SEED, start_ms=start_ms))
+    transactions = Traffic(_SEED, start_ms).payments(events)
     for tx in transactions:
         enricher.enrich(tx)
     say("kernel")
@@ -60,7 +56,7 @@ def run(model: Model, enricher: Enricher, *, events: int, start_ms: int, say: Ca
         "events": len(transactions),
         "batch": _BATCH,
         "takes": _TAKES,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_average": os.getloadavg()[0]},
+        "machine": machine(),
     }
 
 

@@ -7,20 +7,17 @@ more than a half, and not a second.  Everything is on: all entities, model, rule
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from generator.generate import demo_traffic
+from infra.bench_basis import Traffic, machine
 from infra.load import Load, Measured, prepare, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from serving.codec import Codec
-from serving.history import to_transactions
 
 __all__ = ["BenchOptions", "is_held", "run_bench", "working_rate"]
 
@@ -29,8 +26,6 @@ _GROWTH_ALLOWED_S = 0.1  # of waiting more: below it growth is noise
 _LONGEST_WAIT_S = 1.0  # a queue that filled at the start and stays is a queue
 _WARM_UP_SHARE = 0.2
 _FRACTIONS = (0.95, 0.85, 0.75, 0.6, 0.45, 0.3)
-_EVENTS_AGO_MS = 3_600_000  # event times end here, so that no run reaches into the future
-_TRAFFIC_RATE = 2_000.0  # of event time: what a population of 40,000 does in its own seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +38,6 @@ class BenchOptions:
     seed: int = 7
 
 
-@dataclass(slots=True)
-class _Traffic:
-    """One population's payments, run after run later in event time."""
-
-    codec: Codec
-    seed: int
-    next_ms: int
-    prepared: int = field(default=0)
-
-    def load(self, events: int) -> Load:
-        seconds = events / _TRAFFIC_RATE
-        frame = demo_traffic(seconds, _TRAFFIC_RATE, seed=self.seed, start_ms=self.next_ms)
-        self.next_ms += round(1_000 * seconds) + 1
-        self.prepared += frame.height
-        return prepare(to_transactions(frame), self.codec)
-
-
 def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Run the bench on a stack that is up; returns what the command prints.
 
@@ -67,16 +45,20 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         Unavailable: Kafka does not answer.
     """
     bootstrap = plan.addresses.bootstrap_servers
-    traffic = _Traffic(codec, options.seed, now_ms - 2 * _EVENTS_AGO_MS)
+    traffic = Traffic.before(now_ms, options.seed)
+
+    def load(events: int) -> Load:
+        return prepare(traffic.payments(events), codec)
+
     say(f"warming up and working off a backlog of {options.backlog:,}")
-    send(bootstrap, traffic.load(options.backlog // 2), rate=None)
-    backlog = send(bootstrap, traffic.load(options.backlog), rate=None)
+    send(bootstrap, load(options.backlog // 2), rate=None)
+    backlog = send(bootstrap, load(options.backlog), rate=None)
     working = working_rate(backlog)
     say(f"{working:,.0f} events/s while there is a backlog")
     sustained = None
     for fraction in _FRACTIONS:
         rate = working * fraction
-        measured = send(bootstrap, traffic.load(round(rate * options.seconds)), rate=rate)
+        measured = send(bootstrap, load(round(rate * options.seconds)), rate=rate)
         held = is_held(measured)
         say(f"{rate:,.0f} events/s offered: {'held' if held else 'a queue grows'}")
         if held:
@@ -84,7 +66,7 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
             break
     latencies = []
     for rate in options.rates:
-        measured = send(bootstrap, traffic.load(round(rate * options.seconds)), rate=rate)
+        measured = send(bootstrap, load(round(rate * options.seconds)), rate=rate)
         latencies.append({"rate": rate, "held": is_held(measured), **_lanes(measured)})
         say(f"{rate:,.0f} events/s: fast lane {latencies[-1]['fast']}")
     return {
@@ -92,12 +74,12 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         "backlog_events_per_s": round(working),
         "at_sustained_rate": sustained,
         "latency_ms": latencies,
-        "events": traffic.prepared,
+        "events": traffic.made,
         "seconds_a_rate": options.seconds,
         "warm_up_share_left_out": _WARM_UP_SHARE,
         "checkpoint_interval_ms": plan.settings.checkpoint_interval_ms,
         "parallelism": plan.settings.taskmanagers,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_average": os.getloadavg()[0]},
+        "machine": machine(),
     }
 
 
