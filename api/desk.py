@@ -23,7 +23,7 @@ from fraud.errors import Denied, Unavailable
 from serving.change_log import Actor, ChangeLog
 from serving.clock import now_ms
 from serving.codec import Codec
-from serving.decision_index import find_in_ledger, look_command
+from serving.decision_index import find_in_ledger, find_kept
 from serving.erasure import Eraser
 from serving.model import Model, load_model
 from serving.online_store import OnlineStore
@@ -59,12 +59,9 @@ class Desk:
         Raises:
             Unavailable: neither could be searched to the end.
         """
-        try:
-            (value,) = self.link.call([look_command(tenant_id, decision_id)])
-        except Unavailable:
-            value = None  # the ledger has it too, once committed
-        if value is not None:
-            return self.codec.decode_decision(value)
+        kept = find_kept(self.link, self.codec, tenant_id, decision_id)
+        if kept is not None:
+            return kept
         if not self.searches.acquire(blocking=False):
             raise Unavailable("ledger", "others are searching")
         try:

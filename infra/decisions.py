@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fraud.errors import Unavailable
 from infra.application import codec_of, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
-from serving.codec import Codec
-from serving.decision_index import find_in_ledger, look_command
+from serving.decision_index import find_in_ledger, find_kept
 from serving.model import load_model
 from serving.records import Decision
 from serving.redis_link import RedisLink
@@ -20,10 +18,12 @@ _REDIS_TIMEOUT_S = 1.0
 
 def find(plan: Plan, decision_id: str, tenant_id: str) -> Decision | None:
     """A decision of a tenant, None when there is none; raises Unavailable."""
-    codec = codec_of(plan)
-    return _kept(plan, codec, decision_id, tenant_id) or find_in_ledger(
-        plan.addresses.bootstrap_servers, codec, decision_id, tenant_id=tenant_id
-    )
+    codec, link = codec_of(plan), RedisLink(plan.addresses.redis_url, _REDIS_TIMEOUT_S)
+    try:
+        kept = find_kept(link, codec, tenant_id, decision_id)
+    finally:
+        link.close()
+    return kept or find_in_ledger(plan.addresses.bootstrap_servers, codec, decision_id, tenant_id=tenant_id)
 
 
 def find_and_replay(plan: Plan, decision_id: str, tenant_id: str) -> Replay | None:
@@ -33,14 +33,3 @@ def find_and_replay(plan: Plan, decision_id: str, tenant_id: str) -> Replay | No
         return None
     book = rule_book(plan)
     return replay(decision, book.rules, lambda sha256: load_model(models_dir(plan.layout), sha256))
-
-
-def _kept(plan: Plan, codec: Codec, decision_id: str, tenant_id: str) -> Decision | None:
-    link = RedisLink(plan.addresses.redis_url, _REDIS_TIMEOUT_S)
-    try:
-        (value,) = link.call([look_command(tenant_id, decision_id)])
-    except Unavailable:
-        return None  # the ledger has it too, once committed
-    finally:
-        link.close()
-    return None if value is None else codec.decode_decision(value)

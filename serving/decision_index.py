@@ -15,9 +15,9 @@ from fraud.errors import Unavailable
 from serving import ledger
 from serving.codec import HEADER_BYTES, Codec
 from serving.records import Decision
-from serving.redis_link import Command
+from serving.redis_link import Command, RedisLink
 
-__all__ = ["DECISION_TTL_S", "find_in_ledger", "index_key", "keep_command", "look_command"]
+__all__ = ["DECISION_TTL_S", "find_in_ledger", "find_kept", "index_key", "keep_command"]
 
 DECISION_TTL_S = 86_400
 _STEP = 10_000  # records of each partition that are read at a time
@@ -37,9 +37,13 @@ def keep_command(decision: Decision, value: bytes) -> Command:
     return ("SET", index_key(decision.tenant_id, decision.decision_id), value, "EX", DECISION_TTL_S, "NX")
 
 
-def look_command(tenant_id: str, decision_id: str) -> Command:
-    """The command that looks for it."""
-    return ("GET", index_key(tenant_id, decision_id))
+def find_kept(link: RedisLink, codec: Codec, tenant_id: str, decision_id: str) -> Decision | None:
+    """A tenant's decision of the last day; None also while Redis is away: the ledger has it too, once committed."""
+    try:
+        (value,) = link.call([("GET", index_key(tenant_id, decision_id))])
+    except Unavailable:
+        return None
+    return None if value is None else codec.decode_decision(value)
 
 
 def find_in_ledger(
