@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
-
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
@@ -20,18 +18,16 @@ from infra.plan import Plan
 from infra.scoring_job import models_dir
 from serving import model_files
 from serving.clock import now_ms
+from serving.control_topics import ControlTopics
 from serving.model import load_model
 from serving.records import ModelVersion
 from serving.rules_file import load_rules
 
-__all__ = ["Release", "promote_model", "promote_rules", "rules_in_force"]
-
-_KEY = b"default"
-_FLUSH_S = 15.0
+__all__ = ["Promotion", "promote_model", "promote_rules", "published_models", "rules_in_force"]
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Promotion:
     """What was put in force: ``version`` counts the records of its topic, ``identity`` is the hash that decisions will carry."""
 
     topic: str
@@ -45,15 +41,15 @@ def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
     return book.in_force.version, book.rules(book.in_force.rule_set_hash)
 
 
-def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Release:
+def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Promotion:
     """Check a rule file and put it in force; raises InvalidRules, Unavailable."""
     rules = load_rules(path, CATALOGUE.index)
     book, actor = rule_book(plan), operator(author)
     made = book.promote(actor, book.draft(actor, rules).rule_set_hash)
-    return Release("rules", str(made.version), made.rule_set_hash)
+    return Promotion("rules", str(made.version), made.rule_set_hash)
 
 
-def promote_model(plan: Plan, sha256: str) -> Release:
+def promote_model(plan: Plan, sha256: str) -> Promotion:
     """Load a published model to see that it can serve, then put it in force; raises ModelRefused, Unavailable."""
     folder = models_dir(plan.layout)
     matches = [digest for digest in model_files.published(folder) if digest.startswith(sha256)]
@@ -62,8 +58,8 @@ def promote_model(plan: Plan, sha256: str) -> Release:
     model = load_model(folder, matches[0])
     model_files.promote(folder, model.sha256)
     record = ModelVersion("fraud", model.sha256[:12], model.sha256, str(folder / model.sha256 / "model.txt"), now_ms())
-    _send(plan, "models", codec_of(plan).encode_model(record))
-    return Release("models", record.version, model.sha256)
+    ControlTopics(plan.addresses.bootstrap_servers).send("models", codec_of(plan).encode_model(record))
+    return Promotion("models", record.version, model.sha256)
 
 
 def published_models(plan_home: Path) -> list[dict[str, Any]]:
@@ -78,11 +74,3 @@ def published_models(plan_home: Path) -> list[dict[str, Any]]:
         }
         for digest, manifest in sorted(model_files.published(plan_home).items())
     ]
-
-
-def _send(plan: Plan, topic: str, value: bytes) -> None:
-    failures: list[str] = []
-    producer = Producer({"bootstrap.servers": plan.addresses.bootstrap_servers, "acks": "all", "enable.idempotence": True})
-    producer.produce(topic, value, _KEY, on_delivery=lambda error, _message: failures.append(str(error)) if error else None)
-    if producer.flush(_FLUSH_S) or failures:
-        raise Unavailable("kafka", failures[0] if failures else "no answer")

@@ -13,14 +13,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import KafkaException, Producer
-
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet, State
 from serving import ledger
 from serving.change_log import Actor, ChangeLog
 from serving.codec import Codec
+from serving.control_topics import ControlTopics
 from serving.records import Change, RuleSetVersion
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 
@@ -40,8 +39,6 @@ __all__ = [
 DRAFTED, SHADOWED, PROMOTED, ROLLED_BACK, SHIPPED = "rules.draft", "rules.shadow", "rules.promote", "rules.rollback", "rules.shipped"
 _IN_FORCE_BY = frozenset({SHADOWED, PROMOTED, ROLLED_BACK})
 
-_KEY = b"default"
-_FLUSH_S = 15.0
 _ATTEMPTS = 8
 _MAX_ID_CHARS = 64
 _SHADOW_SUFFIX = "_shadow"
@@ -115,7 +112,7 @@ class RuleBook:
         self._log = log
         self._codec = codec
         self._bootstrap = bootstrap
-        self._producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "log_level": 0})
+        self._topics = ControlTopics(bootstrap)
         self._lock = threading.RLock()
         default = load_rules(shipped, CATALOGUE.index)
         self._bodies: dict[str, str] = {default.hash: default.to_json()}
@@ -266,16 +263,8 @@ class RuleBook:
 
     def _publish(self, release: Release) -> None:
         body = self._bodies[release.rule_set_hash]
-        value = self._codec.encode_rule(RuleSetVersion(release.version, release.rule_set_hash, body, release.author, release.created_ms))
-        failures: list[str] = []
-        try:
-            self._producer.produce(
-                ledger.RULES, value, _KEY, on_delivery=lambda error, _message: failures.append(str(error)) if error else None
-            )
-        except (KafkaException, BufferError) as error:
-            raise Unavailable("kafka", str(error)) from error
-        if self._producer.flush(_FLUSH_S) or failures:
-            raise Unavailable("kafka", failures[0] if failures else "no answer")
+        record = RuleSetVersion(release.version, release.rule_set_hash, body, release.author, release.created_ms)
+        self._topics.send(ledger.RULES, self._codec.encode_rule(record))
 
 
 def _change(action: str, target: str, *, body: str | None = None) -> Change:
