@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from infra.plan import Plan
 from infra.scoring_job import JobState
 from infra.stack import Stack, UpResult
 from serving.change_log import Actor, ChangeLog
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.registry import HttpRegistry, register_all
@@ -71,14 +71,15 @@ def codec_of(plan: Plan) -> Codec:
 
 def change_log(plan: Plan) -> ChangeLog:
     """The audit log of a stack; raises Unavailable."""
-    log = ChangeLog(plan.addresses.bootstrap_servers, codec_of(plan), lambda: time.time_ns() // 1_000_000)
+    log = ChangeLog(plan.addresses.bootstrap_servers, codec_of(plan), now_ms)
     log.refresh()
     return log
 
 
 def rule_book(plan: Plan) -> RuleBook:
     """The rules of a stack, as everybody who has changed them left them; raises Unavailable."""
-    book = RuleBook(change_log(plan), codec_of(plan), plan.addresses.bootstrap_servers)
+    codec, bootstrap = codec_of(plan), plan.addresses.bootstrap_servers
+    book = RuleBook(ChangeLog(bootstrap, codec, now_ms), codec, bootstrap)
     book.refresh()
     return book
 
