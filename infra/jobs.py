@@ -52,7 +52,6 @@ __all__ = [
     "read_jobs",
     "remove_ticket",
     "save_ticket",
-    "spare_slots",
     "submit_alone",
     "submit_if_missing",
 ]
@@ -113,11 +112,6 @@ def load_tickets(layout: Layout) -> list[JobTicket]:
         for saved in found
         if saved is not None
     ]
-
-
-def spare_slots(layout: Layout) -> int:
-    """How many slots the tickets ask for beyond those of the scoring job."""
-    return sum(ticket.slots for ticket in load_tickets(layout))
 
 
 def count_taskmanagers(plan: Plan) -> int:

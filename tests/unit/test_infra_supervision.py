@@ -16,12 +16,12 @@ from infra.java import find_java_home, read_major
 from infra.jobs import (
     JobStatus,
     JobTicket,
+    count_taskmanagers,
     find_missing,
     find_newest_checkpoint,
     load_tickets,
     remove_ticket,
     save_ticket,
-    spare_slots,
 )
 from infra.layout import Layout
 from infra.plan import load_plan, make_plan, save_plan
@@ -88,13 +88,13 @@ def test_a_ticket_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_a_job_may_bring_slots_of_its_own_as_long_as_it_has_a_ticket(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    save_ticket(layout, TICKET)
-    assert spare_slots(layout) == 0
-    save_ticket(layout, replace(TICKET, name="second", slots=1))
-    assert spare_slots(layout) == 1
-    remove_ticket(layout, "second")
-    assert spare_slots(layout) == 0
+    plan = make_plan(Layout(tmp_path), StackSettings.on_free_ports(taskmanagers=2))
+    save_ticket(plan.layout, TICKET)
+    assert count_taskmanagers(plan) == 2
+    save_ticket(plan.layout, replace(TICKET, name="second", slots=1))
+    assert count_taskmanagers(plan) == 3
+    remove_ticket(plan.layout, "second")
+    assert count_taskmanagers(plan) == 2
 
 
 def test_a_plan_has_no_port_twice_and_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
