@@ -79,10 +79,7 @@ _ACCEPT_REFUSED = "accept_refused"  # in a ticket's overrides, beside fields of 
 
 @dataclass(frozen=True)
 class JobState:
-    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state.
-
-    ``failure`` is the root cause of the newest failure of a job that does not run.
-    """
+    """The job as Flink sees it: ``state`` is Flink's word or ``absent``; ``tasks`` counts subtasks by state."""
 
     state: str
     job_id: str | None
