@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from fraud.errors import InvalidEvent
+from serving.varint import read_varint, write_varint
 
 __all__ = ["AvroType", "Decoder", "Encoder", "compile_decoder", "compile_encoder", "compile_splicer"]
 
@@ -30,7 +31,6 @@ Encoder = Callable[[bytes, Any], bytes]
 # (buffer, position of the first byte) -> record; the record must end with the buffer
 Decoder = Callable[[bytes, int], Any]
 
-_MAX_VARINT_BYTES = 10
 _LITTLE_DOUBLE = Struct("<d")
 
 
@@ -83,7 +83,7 @@ def compile_decoder(schema: AvroType, classes: Mapping[str, type], span: tuple[s
             "frombuffer": np.frombuffer,
             "empty": np.empty,
             "concatenate": np.concatenate,
-            "varint": _read_varint,
+            "varint": read_varint,
             "varint32": _read_varint32,
         }
     )
@@ -382,23 +382,8 @@ class _WriterEmitter:
             self.emit(f["type"], variable, depth, f"{path}.{f['name']}" if path else f["name"])
 
 
-def _read_varint(buf: bytes, p: int) -> tuple[int, int]:
-    """Unsigned value of the variable-length number at ``p``, and the position behind it; at most 64 bits."""
-    value = shift = 0
-    for _ in range(_MAX_VARINT_BYTES):
-        byte = buf[p]
-        p += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if value >> 64:
-                break
-            return value, p
-        shift += 7
-    raise InvalidEvent("malformed", "a number of more than 64 bits")
-
-
 def _read_varint32(buf: bytes, p: int) -> tuple[int, int]:
-    value, p = _read_varint(buf, p)
+    value, p = read_varint(buf, p)
     if value >> 32:
         raise InvalidEvent("malformed", "a number of more than 32 bits")
     return value, p
@@ -408,13 +393,7 @@ def _write_varint(number: int) -> bytes:
     """Zig-zag and variable-length encoding of a signed 64-bit number."""
     if not -(1 << 63) <= number < 1 << 63:
         raise OverflowError("a number of more than 64 bits")
-    rest = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
+    return write_varint((number << 1) ^ (number >> 63))
 
 
 _SMALL_LONG = [_write_varint(number) for number in range(1 << 12)]

@@ -21,13 +21,13 @@ from fastavro.schema import SchemaParseException, UnknownType
 from fraud.errors import InvalidEvent
 from serving.avro_compiler import Decoder
 from serving.schema_compatibility import reading_problems
+from serving.varint import read_varint
 
 __all__ = ["foreign_decoder"]
 
 # (buffer, position) -> position behind the value
 _Walk = Callable[[bytes, int], int]
 
-_MAX_VARINT_BYTES = 10
 _MAX_NESTING = 32  # types within types; ours have four, and a walk must not run out of stack
 
 
@@ -215,17 +215,8 @@ def _blocks(walk_item: _Walk, least: int) -> _Walk:
 
 
 def _long(buf: bytes, p: int) -> tuple[int, int]:
-    value = shift = 0
-    for _ in range(_MAX_VARINT_BYTES):
-        byte = buf[p]
-        p += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if value >> 64:
-                break
-            return (value >> 1) ^ -(value & 1), p
-        shift += 7
-    raise InvalidEvent("malformed", "a number of more than 64 bits")
+    value, p = read_varint(buf, p)
+    return (value >> 1) ^ -(value & 1), p
 
 
 def _walk_long(buf: bytes, p: int) -> int:

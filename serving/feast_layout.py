@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from fraud.events import KINDS
+from serving.varint import write_varint
 
 __all__ = ["FEATURE_FIELDS", "KEY_VERSION", "TIME_FIELDS", "VERSION_FIELDS", "EntityKeys", "RowCodec"]
 
@@ -106,16 +107,8 @@ class RowCodec:
 
 
 def _varint(value: int) -> bytes:
-    """Base-128 varint of a number of 0 to 64 bits (Protocol Buffers' encoding)."""
-    if value < len(_SHORT_VARINTS):
-        return _SHORT_VARINTS[value]
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return _SHORT_VARINTS[value] if value < len(_SHORT_VARINTS) else write_varint(value)
 
 
 _MASK = (1 << 64) - 1
-_SHORT_VARINTS = [bytes([n]) if n < 128 else bytes([n & 127 | 128, n >> 7]) for n in range(1 << 14)]  # of one and two bytes
+_SHORT_VARINTS = [write_varint(n) for n in range(1 << 14)]  # of one and two bytes
