@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing_file
 from cli.output import print_error, print_lines, print_table, report, stopwatch
@@ -96,6 +96,16 @@ def _job_name(arguments: argparse.Namespace) -> str:
     return PATTERN_JOB_NAME if arguments.job == "patterns" else JOB_NAME
 
 
+def _done(arguments: argparse.Namespace, payload: dict[str, Any], line: str) -> int:
+    """Report what a command has done: an object, or a line for people."""
+    report(payload, as_json=arguments.json, people=lambda: print_lines([line]))
+    return GOOD
+
+
+def _on_its_way(version: int | str, rule_set_hash: str) -> str:
+    return f"version {version} is on its way to the job; decisions will carry {rule_set_hash}"
+
+
 def _job_status(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import newest_failure, state_of  # noqa: PLC0415
 
@@ -112,8 +122,7 @@ def _job_savepoint(arguments: argparse.Namespace) -> int:
     from infra.scoring_job import savepoint  # noqa: PLC0415
 
     location = savepoint(_stack().plan, stop=False, name=_job_name(arguments))
-    report({"savepoint": location}, as_json=arguments.json, people=lambda: print_lines([location]))
-    return GOOD
+    return _done(arguments, {"savepoint": location}, location)
 
 
 def _job_stop(arguments: argparse.Namespace) -> int:
@@ -121,8 +130,7 @@ def _job_stop(arguments: argparse.Namespace) -> int:
 
     location = stop(_stack().plan, with_savepoint=not arguments.discard, name=_job_name(arguments))
     what = f"stopped with savepoint {location}" if location else "stopped; its state is given up"
-    report({"stopped": True, "savepoint": location}, as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, {"stopped": True, "savepoint": location}, what)
 
 
 def _job_start(arguments: argparse.Namespace) -> int:
@@ -132,8 +140,7 @@ def _job_start(arguments: argparse.Namespace) -> int:
         state = pattern_job.ensure_running(_stack(), stopwatch(), window_s=arguments.window_s)
     else:
         state = scoring_job.ensure_running(_stack().plan, stopwatch(), accept_refused=arguments.accept_refused)
-    report(asdict(state), as_json=arguments.json, people=lambda: print_lines([f"{state.state}  {state.job_id}"]))
-    return GOOD
+    return _done(arguments, asdict(state), f"{state.state}  {state.job_id}")
 
 
 def _job_rescale(arguments: argparse.Namespace) -> int:
@@ -145,8 +152,7 @@ def _job_rescale(arguments: argparse.Namespace) -> int:
         if done.savepoint is None
         else f"{done.before} to {done.after} subtasks, {done.down_s:.1f} s without a job, from {done.savepoint}"
     )
-    report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, asdict(done), what)
 
 
 def _job_upgrade(arguments: argparse.Namespace) -> int:
@@ -154,8 +160,7 @@ def _job_upgrade(arguments: argparse.Namespace) -> int:
 
     done = upgrade(_stack(), stopwatch())
     what = f"code {done.before} to {done.after}, {done.down_s:.1f} s without a job, from {done.snapshot}"
-    report(asdict(done), as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, asdict(done), what)
 
 
 def _patterns_scan(arguments: argparse.Namespace) -> int:
@@ -195,8 +200,7 @@ def _rules_validate(arguments: argparse.Namespace) -> int:
         report({"valid": False, "problem": problem}, as_json=arguments.json, people=lambda: print_error(problem))
         return FINDING
     payload = {"valid": True, "rules": len(rules.rules), "hash": rules.hash}
-    report(payload, as_json=arguments.json, people=lambda: print_lines([f"{len(rules.rules)} rules, hash {rules.hash}"]))
-    return GOOD
+    return _done(arguments, payload, f"{len(rules.rules)} rules, hash {rules.hash}")
 
 
 def _rules_promote(arguments: argparse.Namespace) -> int:
@@ -208,9 +212,7 @@ def _rules_promote(arguments: argparse.Namespace) -> int:
     except InvalidRules as error:
         print_error(str(error))
         return FINDING
-    what = f"version {release.version} is on its way to the job; decisions will carry {release.identity}"
-    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, asdict(release), _on_its_way(release.version, release.identity))
 
 
 def _rules_draft(arguments: argparse.Namespace) -> int:
@@ -225,8 +227,7 @@ def _rules_draft(arguments: argparse.Namespace) -> int:
         print_error(str(error))
         return FINDING
     draft = rule_book(_stack().plan).draft(operator(getpass.getuser()), rules)
-    report(asdict(draft), as_json=arguments.json, people=lambda: print_lines([draft.rule_set_hash]))
-    return GOOD
+    return _done(arguments, asdict(draft), draft.rule_set_hash)
 
 
 def _rules_shadow(arguments: argparse.Namespace) -> int:
@@ -246,9 +247,7 @@ def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor],
     except UnknownRules as error:
         print_error(str(error))
         return FINDING
-    what = f"version {release.version} is on its way to the job; decisions will carry {release.rule_set_hash}"
-    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, asdict(release), _on_its_way(release.version, release.rule_set_hash))
 
 
 def _rules_history(arguments: argparse.Namespace) -> int:
@@ -316,6 +315,4 @@ def _model_promote(arguments: argparse.Namespace) -> int:
     from infra.releases import promote_model  # noqa: PLC0415
 
     release = promote_model(_stack().plan, arguments.sha256)
-    what = f"model {release.identity} is on its way to the job"
-    report(asdict(release), as_json=arguments.json, people=lambda: print_lines([what]))
-    return GOOD
+    return _done(arguments, asdict(release), f"model {release.identity} is on its way to the job")
