@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from redis import Redis
 
 from api.identity import Role
+from api.schemas import ScoreRequest
 from fraud.events import Transaction
 from infra.api_access import Access
 from infra.first_model import train_first_model
@@ -29,6 +30,7 @@ from infra.servers import build_servers
 from infra.settings import StackSettings
 from infra.topics import create_topics
 from serving import ledger, model_files
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.registry import HttpRegistry, register_all
@@ -92,8 +94,7 @@ class ApiStack:
     def train_another(self, seed: int = 8) -> str:
         """Publish a small model without putting it in force."""
         models, key = models_dir(self.plan.layout), ip_hash_key_file(self.plan.layout).read_bytes()
-        now_ms = time.time_ns() // 1_000_000
-        return train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms, rows=8_000, seed=seed).sha256
+        return train_first_model(models, Enricher(key), say=lambda _text: None, start_ms=now_ms(), rows=8_000, seed=seed).sha256
 
     def up(self) -> None:
         """Start everything; topics included."""
@@ -214,10 +215,22 @@ def question(**changed: Any) -> dict[str, Any]:
         "merchant_id": "m-1",
         "amount_minor": 1_250,
         "currency": "EUR",
-        "event_time_ms": time.time_ns() // 1_000_000 - 1_000,
+        "event_time_ms": now_ms() - 1_000,
         "user_id": "u-1",
         "device_id": "d-1",
         "ip_address": "8.8.8.8",
         "country": "FR",
     }
     return values | changed
+
+
+def score_request(transaction_id: str, **changed: Any) -> ScoreRequest:
+    """The same by the client's own class, with no more than it must have."""
+    values = {
+        "card_id": "c-1",
+        "merchant_id": "m-1",
+        "amount_minor": 4_200,
+        "currency": "EUR",
+        "event_time_ms": now_ms(),
+    }
+    return ScoreRequest(transaction_id=transaction_id, **(values | changed))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from fastapi import FastAPI
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from api import gate, problems
 from api.settings import ApiSettings
 
 ISSUER = "https://issuer.test"
@@ -68,3 +70,17 @@ def attended(app: Any, **options: Any) -> Iterator[Any]:
 
     with TestClient(app, raise_server_exceptions=False, **options) as client:
         yield client
+
+
+def gated(chosen: ApiSettings) -> FastAPI:
+    """An application without operations behind the real gate."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with gate.attend(app, chosen):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    problems.install(app)
+    gate.install(app, chosen)
+    return app

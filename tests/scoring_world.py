@@ -23,6 +23,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Transaction, entity_ids
 from fraud.rules import RuleSet
+from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.redis_link import Command
@@ -40,7 +41,7 @@ RULES = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
 class FakeRedis:
     """The commands of the scoring path over a dictionary; held to the real Redis' behaviour by ``api_redis_contract``."""
 
-    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, now_ms: Callable[[], int] = now_ms) -> None:
         self.values: dict[str, tuple[bytes, float]] = {}
         self.hashes: dict[bytes, dict[bytes, bytes]] = {}
         self.calls = 0
@@ -167,7 +168,7 @@ class World:
     publisher: FakePublisher = field(default_factory=FakePublisher)
     in_force: InForce = field(default_factory=InForce)
     blacklist: FakeBlacklist = field(default_factory=FakeBlacklist)
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    now_ms: Callable[[], int] = now_ms
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -218,7 +219,7 @@ def payment(**changed: Any) -> Transaction:
         "merchant_id": "m-1",
         "amount_minor": 1_000 + number,
         "currency": "EUR",
-        "event_time_ms": time.time_ns() // 1_000_000 - 1_000,
+        "event_time_ms": now_ms() - 1_000,
         "user_id": "u-1",
         "device_id": "d-1",
         "ip_address": "203.0.113.7",

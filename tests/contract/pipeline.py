@@ -17,6 +17,7 @@ from flink_jobs.ingest import Ingest
 from flink_jobs.observe import Observe
 from flink_jobs.refusals import RefusalLimits
 from fraud.catalogue import CATALOGUE
+from fraud.events import Transaction
 from fraud.rules import RuleSet
 from fraud.vector import Evaluator
 from serving.codec import Codec
@@ -30,6 +31,32 @@ from serving.versions import VersionedModels, VersionedRules
 # its address table takes a second to load
 ENRICHER = Enricher(b"a key for the tests alone")
 NO_RULES = RuleSet([], CATALOGUE.index).to_json()
+
+
+def transaction(rng: random.Random, number: int, time_ms: int) -> Transaction:
+    """One of a few cards, users and merchants, with what it has left to chance; number and time are the caller's."""
+    tx = Transaction(
+        transaction_id=f"t{number}",
+        tenant_id=rng.choice(["default", "acme"]),
+        card_id=f"card{rng.randrange(12)}",
+        merchant_id=f"m{rng.randrange(5)}",
+        amount_minor=rng.randrange(1, 300_000),
+        currency=rng.choice(["USD", "EUR", "JPY"]),
+        event_time_ms=time_ms,
+        user_id=rng.choice([None, "u1", "u2", "u3"]),
+        device_id=rng.choice([None, "d1", "d2"]),
+        ip_address=rng.choice([None, "8.8.8.8", "1.1.1.1"]),
+        channel=rng.choice([None, "pos", "online"]),
+        declined=rng.random() < 0.1,
+        merchant_mcc=rng.choice([None, 5411, 5999]),
+        lat=rng.choice([None, 48.2, 40.7]),
+        lon=16.4,
+        country=rng.choice([None, "AT", "US"]),
+        card_country="AT",
+    )
+    if tx.lat is None:
+        tx.lon = None
+    return tx
 
 
 class DictMap:

@@ -28,32 +28,9 @@ from training.backfill import Served
 from training.ledger_history import LedgerHistory
 from training.parity import bits_differ
 
-from .pipeline import Pipeline, record
+from .pipeline import Pipeline, record, transaction
 
 START_MS = 1_700_000_000_000
-
-
-def transaction(rng: random.Random, number: int, time_ms: int) -> Transaction:
-    has_position = rng.random() < 0.6
-    return Transaction(
-        transaction_id=f"t{number}",
-        tenant_id=rng.choice(["default", "acme"]),
-        card_id=f"card{rng.randrange(12)}",
-        merchant_id=f"m{rng.randrange(5)}",
-        amount_minor=rng.randrange(1, 300_000),
-        currency=rng.choice(["USD", "EUR", "JPY"]),
-        event_time_ms=time_ms,
-        user_id=rng.choice([None, "u1", "u2", "u3"]),
-        device_id=rng.choice([None, "d1", "d2"]),
-        ip_address=rng.choice([None, "8.8.8.8", "1.1.1.1"]),
-        channel=rng.choice([None, "pos", "online"]),
-        declined=rng.random() < 0.1,
-        merchant_mcc=rng.choice([None, 5411, 5999]),
-        lat=rng.choice([48.2, 40.7]) if has_position else None,
-        lon=16.4 if has_position else None,
-        country=rng.choice([None, "AT", "US"]),
-        card_country="AT",
-    )
 
 
 @dataclass

@@ -16,31 +16,9 @@ from serving import ledger
 from training import backfill, ledger_history
 from training.parity import bits_differ
 
-from .pipeline import Pipeline, record
+from .pipeline import Pipeline, record, transaction
 
 START_MS = 1_700_000_000_000
-
-
-def _transaction(rng: random.Random, i: int, time_ms: int) -> Transaction:
-    return Transaction(
-        transaction_id=f"t{i}",
-        tenant_id=rng.choice(["default", "acme"]),
-        card_id=f"card{rng.randrange(12)}",
-        merchant_id=f"m{rng.randrange(5)}",
-        amount_minor=rng.randrange(1, 300_000),
-        currency=rng.choice(["USD", "EUR", "JPY"]),
-        event_time_ms=time_ms,
-        user_id=rng.choice([None, "u1", "u2", "u3"]),
-        device_id=rng.choice([None, "d1", "d2"]),
-        ip_address=rng.choice([None, "8.8.8.8", "1.1.1.1"]),
-        channel=rng.choice([None, "pos", "online"]),
-        declined=rng.random() < 0.1,
-        merchant_mcc=rng.choice([None, 5411, 5999]),
-        lat=rng.choice([None, 48.2, 40.7]),
-        lon=16.4,
-        country=rng.choice([None, "AT", "US"]),
-        card_country="AT",
-    )
 
 
 def _records(pipeline: Pipeline, rng: random.Random, n: int) -> list[tuple[int, Record]]:
@@ -49,9 +27,7 @@ def _records(pipeline: Pipeline, rng: random.Random, n: int) -> list[tuple[int, 
     clock = START_MS
     for i in range(n):
         clock += rng.randrange(0, 3_600_000)
-        tx = _transaction(rng, i, clock - rng.choice([0, 0, 0, rng.randrange(0, 7_200_000)]))
-        if tx.lat is None:
-            tx.lon = None
+        tx = transaction(rng, i, clock - rng.choice([0, 0, 0, rng.randrange(0, 7_200_000)]))
         shard = zlib.crc32(tx.card_id.encode()) % pipeline.shards
         value = pipeline.codec.encode_transaction(tx)
         found.append((shard, record(value, tx.card_id, partition=shard, offset=len(found))))
@@ -148,7 +124,7 @@ def test_a_duplicate_is_counted_and_leaves_no_trace() -> None:
     """The second copy of a transaction changes no state and makes no decision."""
     rng = random.Random(5)
     pipeline = Pipeline(shards=1)
-    tx = _transaction(rng, 0, START_MS)
+    tx = transaction(rng, 0, START_MS)
     tx.lat = tx.lon = None
     copies = [record(pipeline.codec.encode_transaction(tx), tx.card_id, offset=i) for i in range(3)]
     pipeline.send(0, copies[:1])
@@ -171,7 +147,7 @@ def test_bad_records_become_dead_letters_and_the_rest_is_scored() -> None:
     """Each bad record gives one dead letter with its origin and a code; its neighbours in the batch are decided."""
     rng = random.Random(6)
     pipeline = Pipeline(shards=1)
-    good = _transaction(rng, 0, START_MS)
+    good = transaction(rng, 0, START_MS)
     good.lat = good.lon = None
     value = pipeline.codec.encode_transaction(good)
     bad = [None, b"", b"\x07rubbish", value[:-4], value + b"\0", b"\0\0\0\0\x63" + value[5:], bytes(300_000)]

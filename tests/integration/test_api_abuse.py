@@ -24,10 +24,9 @@ import pytest
 from api.client import Client
 from api.identity import PUBLIC_PATHS, Role
 from api.openapi import DOCUMENT
-from api.schemas import ScoreRequest
 from fraud.events import Kind, decision_id, entity_key
 from serving.online_store import EntityRow, OnlineStore
-from tests.api_stack import ApiStack
+from tests.api_stack import ApiStack, score_request
 
 SERVICE, ANALYST, LEAD, ADMIN = Role
 PEOPLE, LEADS = {ANALYST, LEAD, ADMIN}, {LEAD, ADMIN}
@@ -112,7 +111,7 @@ def test_no_operation_gives_or_changes_what_is_another_tenants(stack: ApiStack, 
     row = EntityRow(Kind.CARD, entity_key("acme", "c-matrix"), b"state", 7, 1)
     store.write([row], epoch=1)
     with Client(stack.url, token=stack.access.issue_token("acme", "shop", SERVICE)) as shop:
-        secret = shop.score(_request("tx-matrix", card_id="c-matrix"))
+        secret = shop.score(score_request("tx-matrix", card_id="c-matrix"))
         objects = {"decision_id": secret.decision_id, "kind": "card", "subject_id": "c-matrix", "rule_set_hash": "f" * 64}
         leaks = []
         for method, path in CLOSED:
@@ -143,7 +142,7 @@ def test_a_list_holds_nothing_of_another_tenant(stack: ApiStack, http: httpx2.Cl
 @pytest.mark.parametrize("place", ["header", "query", "body"])
 def test_no_tenant_but_the_tokens_counts(stack: ApiStack, http: httpx2.Client, place: str) -> None:
     headers = bearer(stack, SERVICE, "acme")
-    body = _request(f"tx-{place}").model_dump(mode="json", exclude_defaults=True)
+    body = score_request(f"tx-{place}").model_dump(mode="json", exclude_defaults=True)
     if place == "header":
         assert http.post("/v1/score", headers=headers | {"tenant-id": "other"}, json=body).status_code == 403
     elif place == "body":
@@ -171,7 +170,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize(("method", "path"), [one for one in CLOSED if "requestBody" in PATHS[one[1]][one[0]]])
 def test_nobody_assigns_what_is_ours(stack: ApiStack, http: httpx2.Client, method: str, path: str) -> None:
-    good: dict[str, Any] = {"rules": []} if "rules" in path else _request("tx-mass").model_dump(mode="json", exclude_defaults=True)
+    good: dict[str, Any] = {"rules": []} if "rules" in path else score_request("tx-mass").model_dump(mode="json", exclude_defaults=True)
     if path.endswith("rollback"):
         good = {}
     if path.endswith("batch"):
@@ -179,17 +178,6 @@ def test_nobody_assigns_what_is_ours(stack: ApiStack, http: httpx2.Client, metho
     for name in FORBIDDEN:
         answer = http.request(method, path.format(**ANYTHING), headers=bearer(stack) | {"If-Match": '"999"'}, json=good | {name: "1"})
         assert (answer.status_code, answer.json()["errors"]) == (422, [{"type": "extra_forbidden", "loc": ["body", "unknown"]}])
-
-
-def _request(transaction_id: str, **changed: Any) -> ScoreRequest:
-    values = {
-        "card_id": "c-1",
-        "merchant_id": "m-1",
-        "amount_minor": 4_200,
-        "currency": "EUR",
-        "event_time_ms": time.time_ns() // 1_000_000,
-    }
-    return ScoreRequest(transaction_id=transaction_id, **(values | changed))
 
 
 TOO_MUCH: dict[str, tuple[bytes, dict[str, str]]] = {
@@ -261,7 +249,7 @@ def test_a_thousand_idle_connections_leave_room_for_an_honest_caller(stack: ApiS
         with Client(stack.url, token=stack.access.issue_token("acme", "honest", SERVICE)) as shop:
             for i in range(20):
                 began_s = time.perf_counter()
-                shop.score(_request(f"honest-{i}"))
+                shop.score(score_request(f"honest-{i}"))
                 assert time.perf_counter() - began_s < 1.0
     finally:
         for wire in (*idle, *slow):

@@ -21,7 +21,6 @@ from confluent_kafka import Producer
 from api.bodies import RuleBody
 from api.client import ApiProblem, Client
 from api.identity import Role
-from api.schemas import ScoreRequest
 from api.signing import secret_of
 from fraud.events import Kind, decision_id, entity_key
 from infra.application import change_log, codec_of, rule_book
@@ -30,7 +29,7 @@ from serving import ledger
 from serving.decision_index import find_in_ledger, index_key
 from serving.online_store import EntityRow, OnlineStore
 from serving.redis_link import RedisLink
-from tests.api_stack import ApiStack
+from tests.api_stack import ApiStack, score_request
 from tests.wire_samples import decision
 
 NOWHERE = decision_id("acme", "never")
@@ -66,17 +65,6 @@ def rule(score: float = 0.5, name: str = "large", **changed: Any) -> RuleBody:
     return RuleBody(**(values | changed))
 
 
-def request(transaction_id: str, **changed: Any) -> ScoreRequest:
-    values = {
-        "card_id": "c-1",
-        "merchant_id": "m-1",
-        "amount_minor": 4_200,
-        "currency": "EUR",
-        "event_time_ms": time.time_ns() // 1_000_000,
-    }
-    return ScoreRequest(transaction_id=transaction_id, **(values | changed))
-
-
 def problem(call: Any, *arguments: Any, **named: Any) -> tuple[int, str]:
     with pytest.raises(ApiProblem) as raised:
         call(*arguments, **named)
@@ -107,7 +95,7 @@ def test_a_promotion_reaches_the_next_decisions_within_five_seconds(stack: ApiSt
     began_s = time.monotonic()
     with client(stack, Role.SERVICE, "acme") as shop:
         numbers = iter(range(10_000))
-        while (answer := shop.score(request(f"live-{next(numbers)}"))).rule_set_hash != promoted.rule_set_hash:
+        while (answer := shop.score(score_request(f"live-{next(numbers)}"))).rule_set_hash != promoted.rule_set_hash:
             assert time.monotonic() - began_s < 5.0
     assert (answer.decision, [one.rule_id for one in answer.reasons]) == ("DENY", ["everything"])
 
@@ -161,7 +149,7 @@ def test_a_decision_is_found_by_its_id_by_its_tenant_alone_and_replays_equal(sta
         client(stack, Role.ANALYST, "acme") as desk,
         client(stack, Role.ADMIN, "other") as stranger,
     ):
-        answer = shop.score(request("shown-1", ip_address="192.0.2.7"))
+        answer = shop.score(score_request("shown-1", ip_address="192.0.2.7"))
         found = shop.decision(answer.decision_id)
         assert (found.score, found.outcome, found.door, found.tenant_id) == (answer.score, answer.decision, "api", "acme")
         assert "ip_address" not in found.transaction
@@ -189,7 +177,7 @@ def on_the_command_line(stack: ApiStack, *arguments: str) -> tuple[int, dict[str
 
 def test_the_command_line_shows_and_replays_the_same_decision(stack: ApiStack) -> None:
     with client(stack, Role.SERVICE, "acme") as shop:
-        answer = shop.score(request("cli-1"))
+        answer = shop.score(score_request("cli-1"))
     status, shown = on_the_command_line(stack, "decision", "show", answer.decision_id, "--tenant", "acme")
     assert (status, shown["score"], shown["transaction"]["transaction_id"]) == (0, answer.score, "cli-1")
     status, replayed = on_the_command_line(stack, "decision", "replay", answer.decision_id, "--tenant", "acme")
@@ -214,11 +202,11 @@ def test_the_command_line_drafts_tries_and_rolls_back(stack: ApiStack, lead: Cli
 
 def test_a_decision_of_rules_long_gone_replays_equal(stack: ApiStack, lead: Client) -> None:
     with client(stack, Role.SERVICE, "acme") as shop, client(stack, Role.ANALYST, "acme") as desk:
-        old = shop.score(request("old-1"))
+        old = shop.score(score_request("old-1"))
         for score in (0.21, 0.22):
             lead.promote_rules(lead.draft_rules([rule(score)]).rule_set_hash, looked_at=lead.rules().version)
         numbers = iter(range(10_000))
-        while shop.score(request(f"new-{next(numbers)}")).rule_set_hash == old.rule_set_hash:
+        while shop.score(score_request(f"new-{next(numbers)}")).rule_set_hash == old.rule_set_hash:
             time.sleep(0.05)
         replayed = desk.replay(old.decision_id)
     assert (replayed.equal, replayed.rule_set_hash) == (True, old.rule_set_hash)
@@ -228,7 +216,7 @@ def test_a_record_that_was_altered_does_not_replay(stack: ApiStack) -> None:
     """The negative control: what differs is named."""
     codec, link = codec_of(stack.plan), RedisLink(stack.plan.addresses.redis_url, 1.0)
     with client(stack, Role.SERVICE, "acme") as shop, client(stack, Role.ANALYST, "acme") as desk:
-        answer = shop.score(request("altered-1"))
+        answer = shop.score(score_request("altered-1"))
         key = index_key("acme", answer.decision_id)
         record = codec.decode_decision(link.call([("GET", key)])[0])
         record.score += 1e-15
@@ -267,7 +255,7 @@ def test_a_subject_leaves_what_is_kept_and_the_log_says_so_without_naming_it(sta
         client(stack, Role.ADMIN, "acme") as officer,
         client(stack, Role.ANALYST, "acme") as desk,
     ):
-        gone, stays = shop.score(request("erase-1", card_id="c-gone")), shop.score(request("erase-2", card_id="c-gone-not"))
+        gone, stays = shop.score(score_request("erase-1", card_id="c-gone")), shop.score(score_request("erase-2", card_id="c-gone-not"))
         assert problem(desk.erase, "card", "c-gone") == (403, "denied")
         done = officer.erase("card", "c-gone")
         assert (done.online_rows, done.decisions) == (1, 1)
@@ -302,8 +290,8 @@ def test_signed_requests_are_those_of_the_client(stack: ApiStack) -> None:
     time.sleep(1.1)  # the file is looked at once a second
     secret = secret_of(stack.access.signing_secret, key.key_id)
     with Client(stack.url, api_key=text, signing_secret=secret) as signed, Client(stack.url, api_key=text) as unsigned:
-        assert signed.score(request("signed-1")).transaction_id == "signed-1"
-        assert problem(unsigned.score, request("signed-2")) == (401, "unauthenticated")
+        assert signed.score(score_request("signed-1")).transaction_id == "signed-1"
+        assert problem(unsigned.score, score_request("signed-2")) == (401, "unauthenticated")
 
 
 def test_a_tenant_above_its_limit_waits_and_another_does_not(stack: ApiStack) -> None:
@@ -334,7 +322,7 @@ def test_what_leads_do_without_kafka_is_refused_and_scoring_goes_on(stack: ApiSt
     try:
         assert problem(lead.draft_rules, [rule(0.77)])[0] == 503
         with client(stack, Role.SERVICE, "acme") as shop:
-            assert shop.score(request("no-kafka-1")).decision in ("ALLOW", "CHALLENGE", "DENY")
+            assert shop.score(score_request("no-kafka-1")).decision in ("ALLOW", "CHALLENGE", "DENY")
     finally:
         stack.start("kafka")
     deadline_s = time.monotonic() + 20

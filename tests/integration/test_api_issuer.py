@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI
 
-from api import gate, problems
 from api.identity import Caller, require
 from api.tokens import load_key_set
 from fraud.errors import Unavailable
-from tests.api_world import Issuer, attended, settings
+from tests.api_world import Issuer, attended, gated, settings
 
 
 class IssuerServer:
@@ -58,16 +55,7 @@ def server() -> Iterator[IssuerServer]:
 
 @pytest.fixture
 def client(server: IssuerServer, tmp_path: Path) -> Iterator[Any]:
-    chosen = settings(tmp_path, server.issuer, jwks_file=None, jwks_url=server.url, jwks_refresh_s=1.0)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gate.attend(app, chosen):
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-    problems.install(app)
-    gate.install(app, chosen)
+    app = gated(settings(tmp_path, server.issuer, jwks_file=None, jwks_url=server.url, jwks_refresh_s=1.0))
 
     @app.get("/who")
     def who(caller: Annotated[Caller, require()]) -> str:

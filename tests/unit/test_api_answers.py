@@ -19,6 +19,7 @@ from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Kind, Transaction, decision_id
 from fraud.state import encode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator, event_row
+from serving.clock import now_ms
 from serving.feast_layout import FEATURE_FIELDS, EntityKeys, RowCodec
 from tests.scoring_world import CODEC, HEALTH, TRACE, FakeBlacklist, FakeModel, FakePublisher, FakeRedis, InForce, World, payment
 
@@ -81,12 +82,12 @@ def test_an_answer_names_its_decision_its_versions_and_what_it_knew() -> None:
 
 def test_windows_are_evaluated_as_of_the_request_over_the_stored_state() -> None:
     """Five payments were seen in ten minutes; the sixth comes an hour later, when none of them is in a window of an hour any more."""
-    now_ms = time.time_ns() // 1_000_000
-    history = [payment(event_time_ms=now_ms - 3_700_000 - 60_000 * i, ip_address=None) for i in range(5)]
+    at_ms = now_ms()
+    history = [payment(event_time_ms=at_ms - 3_700_000 - 60_000 * i, ip_address=None) for i in range(5)]
     for later_ms, count in ((3_000_000, 6.0), (0, 1.0)):
         world = World()
         store(world.redis, *history)
-        found = answer(world, payment(event_time_ms=now_ms - later_ms, ip_address=None))
+        found = answer(world, payment(event_time_ms=at_ms - later_ms, ip_address=None))
         (tx,) = world.publisher.transactions
         features = CODEC.decode_decision(tx.decided).features
         assert features[CATALOGUE.index["card_count_tx_1h"]] == count
@@ -116,7 +117,7 @@ def test_a_blocked_card_is_denied_whatever_the_model_says() -> None:
     ("changed", "code"),
     [
         ({"currency": "XXX"}, "unknown_currency"),
-        ({"event_time_ms": time.time_ns() // 1_000_000 + 3_600_000}, "future_event"),
+        ({"event_time_ms": now_ms() + 3_600_000}, "future_event"),
         ({"ip_address": "300.1.2.3"}, "bad_ip"),
     ],
 )

@@ -12,16 +12,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from fastapi import FastAPI
 from jwt.algorithms import ECAlgorithm
 from pydantic import ValidationError
 
-from api import gate, problems
 from api.identity import Caller, Role, Unauthenticated, require
 from api.keys import ApiKeys, KeyFile
 from api.settings import ApiSettings
 from api.tokens import KeySet, TokenVerifier
-from tests.api_world import ISSUER, Issuer, attended, settings
+from tests.api_world import ISSUER, Issuer, attended, gated, settings
 
 NOW_S = 1_700_000_000
 
@@ -267,19 +265,7 @@ def test_production_starts_only_with_real_secrets(tmp_path: Path, issuer: Issuer
 @pytest.fixture
 def client(tmp_path: Path, issuer: Issuer) -> Iterator[Any]:
     """An application with one open and two closed operations, behind the real gate."""
-    from collections.abc import AsyncIterator
-    from contextlib import asynccontextmanager
-
-    chosen = settings(tmp_path, issuer)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gate.attend(app, chosen):
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-    problems.install(app)
-    gate.install(app, chosen)
+    app = gated(settings(tmp_path, issuer))
 
     @app.get("/health")
     def health() -> str:
