@@ -97,7 +97,7 @@ def taskmanager_command(plan: Plan, name: str, metrics_port: int, java_home: Pat
     own = (
         f"taskmanager.resource-id={name}",
         f"metrics.reporter.prom.port={metrics_port}",
-        f"io.tmp.dirs={plan.layout.flink_tmp / name}",
+        f"io.tmp.dirs={plan.working_state / name}",
     )
     return _command(plan, java_home, name, memory=memory, main_class=_TASKMANAGER_CLASS, own=own)
 

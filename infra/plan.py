@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.layout import Layout, read_json, write_json
+from infra.memory_folder import memory_folder
 from infra.ports import HOST, find_free_ports, is_free
 from infra.settings import PORT_FIELDS, StackSettings, default_home
 
@@ -43,6 +44,11 @@ class Plan:
     def python(self) -> Path:
         """The interpreter that runs the Python operators."""
         return self.settings.python or Path(sys.executable)
+
+    @property
+    def working_state(self) -> Path:
+        """Where TaskManagers keep what does not outlive them, a folder each."""
+        return self.settings.working_state_dir or self.layout.flink_tmp
 
     @property
     def jars(self) -> Path:
@@ -83,6 +89,7 @@ def make_plan(layout: Layout, settings: StackSettings) -> Plan:
             update={
                 **decided,
                 "python": settings.python or Path(sys.executable),
+                "working_state_dir": settings.working_state_dir or memory_folder(layout.home) or layout.flink_tmp,
                 "jars_dir": (settings.jars_dir or default_home() / "jars").resolve(),
             },
         ),

@@ -259,8 +259,8 @@ def _taskmanager(plan: Plan, number: int, java_home: Path, environment: Mapping[
 
     def prepare() -> None:
         flink.write_configuration(plan)
-        shutil.rmtree(plan.layout.flink_tmp / name, ignore_errors=True)  # what a killed predecessor left; state comes from checkpoints
-        (plan.layout.flink_tmp / name).mkdir(parents=True)
+        shutil.rmtree(plan.working_state / name, ignore_errors=True)  # what a killed predecessor left; state comes from checkpoints
+        (plan.working_state / name).mkdir(parents=True)
 
     return Server(
         name=name,

@@ -69,6 +69,9 @@ class StackSettings(BaseSettings):
     machine_cost_usd_per_hour: float = Field(default=0.10, ge=0)
 
     start_timeout_s: float = Field(default=180.0, gt=0)  # a cold start takes about 15 s on two cores; slow disks get room
+    # where TaskManagers keep RocksDB's files, which a checkpoint copies and nobody reads after a restart; None: in memory (tmpfs) where
+    # the machine has room, since every checkpoint waits for its files to be synchronised, and on a disk that is most of its time
+    working_state_dir: Path | None = None
     jars_dir: Path | None = None  # None: ``jars`` of the default home, so that private stacks share one download
     python: Path | None = None  # interpreter of the Python operators; None: the one that runs this
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -144,6 +145,9 @@ class Stack:
                 progress("stopping the stack")
             self._stop_supervisor(records.get(SUPERVISOR))
             self._sweep()
+            plan = load_plan(self.layout)
+            if plan is not None:
+                _drop_working_state(plan)
             self.layout.plan_file.unlink(missing_ok=True)
             if wipe:
                 progress(f"removing {self.layout.run}")
@@ -352,6 +356,14 @@ def _inspect(server: Server, record: Record | None) -> ComponentStatus:
         since=record.started_at if record and alive else None,
         detail=detail,
     )
+
+
+def _drop_working_state(plan: Plan) -> None:
+    """Give back the memory or disk that stopped TaskManagers leave behind; a folder with something else in it stays."""
+    for folder in plan.working_state.glob("taskmanager-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty, or gone
+        plan.working_state.rmdir()
 
 
 def _summarise(components: tuple[ComponentStatus, ...]) -> State:
