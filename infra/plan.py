@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.layout import Layout, read_json, write_json
-from infra.memory_folder import memory_folder
 from infra.ports import HOST, find_free_ports, is_free
 from infra.settings import PORT_FIELDS, StackSettings, default_home
+from infra.working_state import memory_folder
 
 __all__ = ["Addresses", "Plan", "load_plan", "make_plan", "save_plan"]
 

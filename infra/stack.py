@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -27,6 +26,7 @@ from infra.records import SUPERVISOR, Event, Record, append_event, load_record, 
 from infra.servers import Server, build_servers
 from infra.settings import REPO_ROOT, StackSettings, default_home
 from infra.topics import create_topics
+from infra.working_state import give_back
 
 __all__ = ["ComponentStatus", "Progress", "Stack", "StackStatus", "UpResult"]
 
@@ -147,7 +147,7 @@ class Stack:
             self._sweep()
             plan = load_plan(self.layout)
             if plan is not None:
-                _drop_working_state(plan)
+                give_back(plan.working_state)
             self.layout.plan_file.unlink(missing_ok=True)
             if wipe:
                 progress(f"removing {self.layout.run}")
@@ -356,14 +356,6 @@ def _inspect(server: Server, record: Record | None) -> ComponentStatus:
         since=record.started_at if record and alive else None,
         detail=detail,
     )
-
-
-def _drop_working_state(plan: Plan) -> None:
-    """Give back the memory or disk that stopped TaskManagers leave behind; a folder with something else in it stays."""
-    for folder in plan.working_state.glob("taskmanager-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # not empty, or gone
-        plan.working_state.rmdir()
 
 
 def _summarise(components: tuple[ComponentStatus, ...]) -> State:
