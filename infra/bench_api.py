@@ -14,13 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
 import psutil
 
 from api.identity import Role
-from api.schemas import ScoreRequest
 from infra.api_access import Access
 from infra.bench_basis import Traffic, machine
+from infra.door import score_request
 from infra.http_load import HttpLoad, HttpMeasured, request_bytes, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
@@ -56,11 +55,8 @@ class _Requests:
 
     def load(self, count: int) -> HttpLoad:
         address = urlsplit(self.plan.addresses.api_url)
-        names = ScoreRequest.model_fields.keys()
-        requests = []
-        for tx in self.traffic.payments(count):
-            body = {name: value for name in names if (value := getattr(tx, name)) is not None}
-            requests.append(request_bytes("/v1/score", orjson.dumps(body), {"X-API-Key": self.key}, address.netloc))
+        bodies = (score_request(tx).model_dump_json(exclude_none=True).encode() for tx in self.traffic.payments(count))
+        requests = [request_bytes("/v1/score", body, {"X-API-Key": self.key}, address.netloc) for body in bodies]
         return HttpLoad(str(address.hostname), int(address.port or 0), requests)
 
 

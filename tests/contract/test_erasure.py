@@ -126,10 +126,10 @@ def test_of_an_erased_entity_the_state_keeps_the_number_alone() -> None:
     rows = pipeline.drain()
     applied = [pipeline.codec.decode_erasure_applied(row.value) for row in rows if row.topic == ledger.ERASURES_APPLIED]
     assert [(one.kind, one.key, one.seq) for one in applied] == [("card", "acme|gone", 5), ("user", "acme|who", 5)]
-    for entries, kind, subject in (("cards", Kind.CARD, "gone"), ("entities", Kind.USER, "who")):
-        kept = pipeline.maps[0][entries].entries[f"{kind.name.lower()}|{entity_key('acme', subject)}"]
-        assert kept == encode_state(erased_state(5), kind)
-        assert encode_state(decode_state(kept, kind), kind) == kept
+    for entries, of, subject in (("cards", Kind.CARD, "gone"), ("entities", Kind.USER, "who")):
+        kept = pipeline.maps[0][entries].entries[f"{of.name.lower()}|{entity_key('acme', subject)}"]
+        assert kept == encode_state(erased_state(5), of)
+        assert encode_state(decode_state(kept, of), of) == kept
     assert pipeline.count_of("fraud_detection_erasures_total", kind="card") == 1
     pipeline.send(0, [record(pipeline.codec.encode_transaction(after), "gone", offset=99)])
     (row,) = pipeline.drain()
@@ -137,8 +137,8 @@ def test_of_an_erased_entity_the_state_keeps_the_number_alone() -> None:
     alone = Pipeline(shards=1)
     alone.send(0, [record(alone.codec.encode_transaction(after), "gone")])
     fresh = alone.codec.decode_decision(alone.drain()[0].value)
-    for kind in (Kind.CARD, Kind.USER):  # as of somebody who was never seen
-        columns = CATALOGUE.slices[kind]
+    for of in (Kind.CARD, Kind.USER):  # as of somebody who was never seen
+        columns = CATALOGUE.slices[of]
         assert not bits_differ(decision.features[columns], fresh.features[columns]).any()
     merchant = CATALOGUE.slices[Kind.MERCHANT]  # the control: the shop was not erased
     assert bits_differ(decision.features[merchant], fresh.features[merchant]).any()

@@ -16,13 +16,13 @@ import pytest
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import InvalidEvent
-from fraud.events import Transaction
+from fraud.events import Transaction, entities_of
 from serving import ledger
 from tests.scoring_world import CODEC, InForce, World
 from training.parity import bits_differ
 
 from .pipeline import Pipeline, record
-from .test_api_parity import Stream, copy_to_store, entities
+from .test_api_parity import Stream, copy_to_store
 
 NOW_MS = 1_700_000_000_000
 TRIES = 20
@@ -40,7 +40,12 @@ class Shop:
     def pay(self, card_id: str, amount_minor: int, **changed: Any) -> dict[str, Any]:
         """The answer to a payment; one a second and a half."""
         self._paid += 1
-        values = {"currency": "EUR", "event_time_ms": NOW_MS + 1_500 * self._paid, "country": "FR", "card_country": "FR"} | changed
+        values: dict[str, Any] = {
+            "currency": "EUR",
+            "event_time_ms": NOW_MS + 1_500 * self._paid,
+            "country": "FR",
+            "card_country": "FR",
+        } | changed
         tx = Transaction(
             transaction_id=f"t{self._paid}", tenant_id="acme", card_id=card_id, merchant_id="m1", amount_minor=amount_minor, **values
         )
@@ -48,8 +53,8 @@ class Shop:
         if isinstance(answer, Exception):
             raise answer
         sent = CODEC.decode_transaction(self.world.publisher.published[-1][1])
-        self.stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities(sent))
-        for entity in entities(sent):
+        self.stream.apply(CODEC.encode_transaction(sent), sent.card_id, entities_of(sent))
+        for entity in entities_of(sent):
             copy_to_store(self.world, self.stream, entity)
         return dict(orjson.loads(answer))
 

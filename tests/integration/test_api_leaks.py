@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from confluent_kafka import Consumer
 
 from api.identity import API_KEY_HEADER, Role
 from api.signing import SIGNATURE_HEADER, TIME_HEADER, secret_of, sign
-from serving import ledger
 from serving.card_numbers import has_card_number
 from tests.api_stack import ApiStack, question
+from tests.kept import in_kafka, in_logs, in_redis
 
 PAN = "4539 1488 0343 6467"
 PAN_DIGITS = PAN.replace(" ", "")
@@ -59,42 +58,14 @@ def secrets(stack: ApiStack) -> list[str]:
     return [PAN, PAN_DIGITS, ADDRESS, stack.key, token, *token.split("."), stack.access.signing_secret]
 
 
-def kept_by_redis(stack: ApiStack) -> Iterator[tuple[str, bytes]]:
-    client = stack.redis()
-    for key in client.scan_iter(count=1_000):
-        yield "redis key", key
-        match client.type(key):
-            case b"string":
-                yield f"redis {key!r}", client.get(key)
-            case b"hash":
-                for name, value in client.hgetall(key).items():
-                    yield f"redis {key!r}", name + b" " + value
-            case b"zset" | b"set" | b"list" as kind:
-                raise AssertionError(f"{key!r}: a {kind!r} that this search does not look into")
-
-
-def kept_by_kafka(stack: ApiStack) -> Iterator[tuple[str, bytes]]:
-    reader = Consumer({"bootstrap.servers": stack.plan.addresses.bootstrap_servers, "group.id": "search"})
-    topics = [name for name in reader.list_topics(timeout=10).topics if not name.startswith("__")]
-    reader.close()
-    for message in ledger.read_to_end(stack.plan.addresses.bootstrap_servers, topics):
-        headers = b" ".join(value for _, value in message.headers() or [] if value)
-        yield f"kafka {message.topic()}", b" ".join((message.key() or b"", message.value() or b"", headers))
-
-
-def kept_in_logs(stack: ApiStack) -> Iterator[tuple[str, bytes]]:
-    for path in stack.plan.layout.log_file("api").parent.rglob("*"):
-        if path.is_file():
-            yield f"log {path.name}", path.read_bytes()
-
-
 def told_in_metrics(stack: ApiStack) -> Iterator[tuple[str, bytes]]:
     for sample in stack.samples():
         yield f"metric {sample.name}", " ".join((sample.name, *sample.labels.values())).encode()
 
 
 def everything(stack: ApiStack) -> list[tuple[str, bytes]]:
-    return [*kept_by_redis(stack), *kept_by_kafka(stack), *kept_in_logs(stack), *told_in_metrics(stack)]
+    addresses, logs = stack.plan.addresses, stack.log("api").parent
+    return [*in_redis(addresses.redis_url), *in_kafka(addresses.bootstrap_servers), *in_logs(logs), *told_in_metrics(stack)]
 
 
 def found(kept: list[tuple[str, bytes]], secrets: list[str]) -> list[str]:
@@ -126,9 +97,9 @@ def test_the_search_finds_what_is_there(stack: ApiStack, secrets: list[str]) -> 
     client.hset("planted", "field", secrets[3])
     assert {place.split()[0] for place in found(everything(stack), secrets)} == {"redis"}
     client.delete(f"planted:{PAN_DIGITS}", "planted")
-    log = stack.plan.layout.log_file("planted")
+    log = stack.log("planted")
     log.write_text(f"the card is {PAN}")
-    assert found(everything(stack), secrets) == ["log planted.log"]
+    assert found(everything(stack), secrets) == [f"log {log.name}"]
     log.unlink()
     assert has_card_number(f"paid with {PAN}")
 
