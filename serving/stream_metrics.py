@@ -25,6 +25,7 @@ from fraud.decide import Outcome
 from serving.clock import now_ms
 from serving.exporter import Exporter, ExporterSettings, serve
 from serving.metrics import metric
+from serving.validate import ERASABLE
 
 __all__ = ["BulkHistogram", "StreamExporter", "StreamMetrics", "process_exporter"]
 
@@ -362,6 +363,7 @@ _ALWAYS: dict[str, tuple[tuple[str, ...], ...]] = {
     _STORE_ROWS: (("written",), ("refused",), ("dropped",)),
     _DEGRADED: (("model_down",), ("rules_down",), ("model_and_rules_down",)),
     _REFUSED: (("rules",), ("models",)),
+    _ERASURES: tuple((kind,) for kind in ERASABLE),
     _LATE: ((),),
     _STORE_FAILURES: ((),),
     _STORE_REEMITTED: ((),),
