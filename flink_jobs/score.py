@@ -138,11 +138,11 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
     """
     _source_table(table_env, "records_in", ";".join(SOURCES), settings, _FETCHES)
-    numbered = " ".join(f"WHEN '{topic}' THEN {number}" for number, topic in enumerate(SOURCES))
+    numbered = " ".join(f"WHEN '{topic}' THEN {number}" for number, topic in enumerate(SOURCES) if number)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
         f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, {_key_of(shard, window_keys)} AS window_key, arrival,
-            CASE topic {numbered} END AS source, `partition`, `offset`,
+            CASE topic {numbered} ELSE 0 END AS source, `partition`, `offset`,
             EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v FROM records_in"""
     )
     batches = table_env.sql_query(
