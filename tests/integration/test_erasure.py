@@ -10,7 +10,7 @@ import pytest
 from api.client import Client
 from api.identity import Role
 from api.schemas import ScoreRequest
-from fraud.events import Kind, entity_key
+from fraud.events import Kind, entity_key, hash64
 from fraud.state import decode_state, encode_state, erased_state
 from infra import scoring_job
 from infra.api_access import Access
@@ -49,7 +49,7 @@ def client(stack: Stack, role: Role) -> Client:
 def pay(shop: Client, number: int, card_id: str) -> str:
     """Pay and return the decision's id."""
     asked = ScoreRequest(
-        transaction_id=f"{card_id}-{number}",
+        transaction_id=f"paid-{number}-{hash64(card_id):x}",  # it names nobody
         card_id=card_id,
         merchant_id="m-erasure",
         amount_minor=1_000 + number,
