@@ -24,7 +24,7 @@ from serving.change_log import Actor, ChangeLog
 from serving.clock import now_ms
 from serving.codec import Codec
 from serving.decision_index import find_in_ledger, find_kept
-from serving.erasure import Eraser
+from serving.erasure import Eraser, ErasureRequests
 from serving.model import Model, load_model
 from serving.online_store import OnlineStore
 from serving.records import Decision
@@ -91,7 +91,7 @@ async def open_desk(settings: ApiSettings, codec: Codec) -> AsyncIterator[Desk]:
         codec,
         log,
         RuleBook(log, codec, settings.bootstrap_servers),
-        Eraser(store, link, codec),
+        Eraser(store, link, codec, ErasureRequests(settings.bootstrap_servers, codec)),
         link,
         lru_cache(_MODELS)(lambda sha256: load_model(settings.models_dir, sha256)),
         BoundedSemaphore(_SEARCHES),

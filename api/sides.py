@@ -1,8 +1,11 @@
 """Model and rules under watch: each has a time limit and a breaker, and the degraded ladder answers for the one that is down.
 
 Both work inside this process, so a call cannot be cut off, and a hop to a thread that could be abandoned costs more than both calls
-together.  What is bounded is the damage: a call beyond its limit counts as a failure, and after three in a row the side is left out
-until one call that is quick again.
+together.  The limit interrupts nobody: a call that is under way is waited for.  What it bounds is the damage: a call beyond it counts as
+a failure, and after three in a row the side is left out until one call that is quick again.
+
+The limit is on the processor's time, since a side waits for nothing.  On a machine that is too busy, time by the clock passes for
+everything alike: to take sides down for that would turn slow answers into refused payments.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from serving.scoring import Scorer, ScoringInput
 
 __all__ = ["LIMIT_S", "InForce", "Sides"]
 
-LIMIT_S = 0.025  # of one event in one side: half the ceiling of 50 ms, so that both fit into it
+LIMIT_S = 0.025  # of work for one event in one side: half the ceiling of 50 ms, so that both fit into it
 
 _log = structlog.get_logger()
 
@@ -45,7 +48,7 @@ class _SideFailed(Exception):
 
 
 class _Side:
-    """The time that a side takes for one batch."""
+    """The work that a side takes for one batch."""
 
     def __init__(self, breaker: Breaker, clock: Callable[[], float]) -> None:
         self.breaker = breaker
@@ -95,18 +98,26 @@ class Sides:
     Args:
         scorer: of the door ``api``.
         in_force: the model and the rule set of this moment.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic: how long a breaker stays open.
+        work: seconds that the processor has spent on this thread.
     """
 
-    def __init__(self, scorer: Scorer, in_force: InForce, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        in_force: InForce,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        work: Callable[[], float] = time.thread_time,
+    ) -> None:
         self.breakers = {name: Breaker(name, clock=clock) for name in ("model", "rules")}
         self._scorer = scorer
         self._in_force = in_force
-        self._clock = clock
+        self._work = work
 
     def score(self, batch: ScoringInput) -> list[Decision]:
         """Decide a batch; never fails for a side that does."""
-        model_side, rules_side = (_Side(self.breakers[name], self._clock) for name in ("model", "rules"))
+        model_side, rules_side = (_Side(self.breakers[name], self._work) for name in ("model", "rules"))
         model, rules = self._in_force.model, self._in_force.rules
         watched_model = None if model is None or not model_side.breaker.admits() else cast(Model, _WatchedModel(model, model_side))
         watched_rules = None if rules is None or not rules_side.breaker.admits() else cast(RuleSet, _WatchedRules(rules, rules_side))

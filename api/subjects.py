@@ -1,4 +1,4 @@
-"""The right to erasure: a person's entity leaves what is kept about it here, and the audit log says that it did."""
+"""The right to erasure: a person's entity leaves what is kept about it, here and in the stream, and the audit log says that it did."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from api.desk import AtDesk, actor_of
 from api.identity import Caller, Role, require
 from api.problems import responses
 from api.strict_json import StrictRoute
+from serving.clock import now_ms
 from serving.erasure import subject_token
-from serving.records import Change
-from serving.validate import MAX_TEXT_CHARS
+from serving.records import Change, Erasure
+from serving.validate import MAX_TEXT_CHARS, validate_erasure
 
 __all__ = ["ERASED", "router"]
 
@@ -32,7 +33,9 @@ def erase(
     kind: Literal["card", "user", "device", "ip"], subject_id: SubjectId, caller: Officer, desk: AtDesk, request: Request
 ) -> ErasureBody:
     """Erase what is kept of a subject.  The request is logged first, so that none is lost with a dependency that fails."""
-    token = subject_token(desk.subject_key, caller.tenant_id, kind, subject_id)
+    erasure = Erasure(caller.tenant_id, kind, subject_id, now_ms())
+    validate_erasure(erasure)
+    token = subject_token(desk.subject_key, erasure)
     entry = desk.log.append(actor_of(caller, request), lambda: Change(0, "", "", 0, "", "", "", ERASED, token))
-    erased = desk.eraser.erase(caller.tenant_id, kind, subject_id)
+    erased = desk.eraser.erase(erasure)
     return ErasureBody(audit_seq=entry.seq, online_rows=erased.online_rows, decisions=erased.decisions)

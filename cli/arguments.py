@@ -21,6 +21,7 @@ __all__ = [
     "count",
     "existing_file",
     "rate",
+    "share",
     "split_after",
 ]
 
@@ -75,6 +76,17 @@ def rate(text: str) -> float:
         value = 0.0
     if not value > 0.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def share(text: str) -> float:
+    """An argument that is a part of a whole, 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 

@@ -159,7 +159,13 @@ def _print_api(result: dict[str, Any]) -> None:
         if one is not None
         for what in ("latency", "features")
     ]
-    print_table(("decisions/s", "", *(f"{place} ms" for place in places)), rows)
+    rows += [
+        (peer["rate"], f"{peer['name']}: latency", *(peer["latency_ms"].get(place) for place in places))
+        for peer in result["peers"]
+        if "error" not in peer
+    ]
+    print_table(("a second", "", *(f"{place} ms" for place in places)), rows)
+    print_lines([f"{peer['name']}: {peer['error']}" for peer in result["peers"] if "error" in peer])
 
 
 def _peers(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import FINDING, GOOD, add_command, existing_file, rate
+from cli.arguments import FINDING, GOOD, add_command, existing_file, rate, share
 from cli.output import print_lines, print_table, progress_bar, report, stopwatch
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def register(commands: Commands) -> None:
     demo = add_command(commands, "demo", _demo, "a minute of traffic through the whole system, and what came of it", description=_DEMO)
     demo.add_argument("--seconds", type=rate, default=60.0, help="length of the traffic (default 60)")
     demo.add_argument("--rate", type=rate, default=500.0, help="events a second (default 500)")
+    demo.add_argument("--api-share", type=share, default=0.1, metavar="S", help="part of it that comes through the API (default 0.1)")
     demo.add_argument("--seed", type=int, default=None, help="seed of the traffic (default: the one the first model's population has)")
     replay = add_command(commands, "replay", _replay, "a history file through Kafka and the running job", description=_REPLAY)
     replay.add_argument("file", type=existing_file)
@@ -62,11 +63,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     say = stopwatch()
     stack = Stack()
     bring_up(stack, say)
-    options = DemoOptions(arguments.seconds, arguments.rate, DEMO_SEED if arguments.seed is None else arguments.seed)
+    options = DemoOptions(arguments.seconds, arguments.rate, arguments.api_share, DEMO_SEED if arguments.seed is None else arguments.seed)
     live = _Live(say)
     result = run_demo(stack.plan, codec_of(stack.plan), options, say=say, on_progress=live.show)
     report(result, as_json=arguments.json, people=lambda: _print_demo(result))
-    return GOOD if result["lost"] == result["duplicates"] == result["feature_mismatches"] == 0 else FINDING
+    return GOOD if result["lost"] == result["duplicates"] == result["feature_mismatches"] == result["api"]["fresh_skew"] == 0 else FINDING
 
 
 class _Live:
@@ -108,6 +109,8 @@ def _print_demo(result: dict[str, Any]) -> None:
         title="What the ledger says",
     )
     print_lines([""])
+    print_table(("", ""), _api_rows(result["api"]), title="The synchronous door: POST /v1/score")
+    print_lines([""])
     print_table(
         ("scenario", "transactions", "recall", "instances", "detected", "median time to detect"),
         [
@@ -124,6 +127,16 @@ def _print_demo(result: dict[str, Any]) -> None:
         title="Fraud by scenario (generated data: it shows that the parts work together, not how well a model does on yours)",
     )
     print_lines(["", *(f"  {name:<16} {address}" for name, address in result["addresses"].items())])
+
+
+def _api_rows(api: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("answered / refused", f"{api['answered']:,} / {sum(api['refused'].values())}"),
+        ("latency, schedule to answer", "  ".join(f"{name} {value:g} ms" for name, value in api["latency_ms"].items()) or "-"),
+        ("skew of its scores to the stream's, where it had read all", f"{api['fresh_skew']:g} over {api['fresh']:,} events"),
+        ("the same where the store was behind", f"{api['stale_differing']} of {api['stale']:,} differ, by {api['stale_skew']:.3g} at most"),
+        ("decided by the stream first", f"{api['overtaken']}"),
+    ]
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from flink_jobs.cores import ByteMap
 from flink_jobs.reemit import IDLE_MS, Reemission, map_key
 from fraud.events import Kind
 from fraud.kernel import empty_state, has_transaction
-from fraud.state import decode_state, encode_state, state_seq, state_time_ms
+from fraud.state import decode_state, encode_state, erased_state, state_seq, state_time_ms
 from fraud.vector import Evaluator
 from serving.online_feed import OnlineFeed
 
@@ -55,6 +55,10 @@ class EntityLogs:
         """Apply a label and return the number at which the log stands now."""
         state = self._evaluator.label(kind, self._load(states, kind, key), tx_time_ms, tx_hash, is_fraud)
         return self._keep((kind, key), state)
+
+    def erase(self, states: ByteMap, kind: int, key: str) -> int:
+        """Forget the entity, all but the number at which its log stands now, which is returned."""
+        return self._keep((kind, key), erased_state(state_seq(self._load(states, kind, key)) + 1))
 
     def commit(self, states: ByteMap, **others: bytes) -> None:
         """Write every changed state to Flink and hand it to the online store's feed: once a batch, however often it changed.

@@ -1,4 +1,4 @@
-"""Third operator: gathers the parts of a batch, scores it, and emits decisions, alerts, applied labels and dead letters.
+"""Third operator: gathers the parts of a batch, scores it, and emits decisions, alerts, applied labels and erasures, and dead letters.
 
 Parts of a batch arrive from several shards; a batch leaves when it is whole and every earlier batch of its home shard has left,
 so decisions of one card keep the order of its events. An event that the API has answered is not decided again: its decision
@@ -27,8 +27,9 @@ from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
 from serving import ledger
 from serving.codec import Codec
 from serving.logs import DecisionLog
-from serving.records import Decision, EntityPosition, LabelApplied
+from serving.records import Decision, EntityPosition, Erasure, ErasureApplied, LabelApplied
 from serving.scoring import Scorer, ScoringInput, alert_of
+from serving.skew import had_the_same
 from serving.stream_metrics import StreamMetrics
 from serving.versions import VersionedModels, VersionedRules
 
@@ -133,6 +134,8 @@ class Infer:
         for position, item in enumerate(items):
             if item.kind == ItemKind.LABEL:
                 rows.append(self._label_row(self._codec.decode_label(item.body), seqs[position]))
+            elif item.kind == ItemKind.ERASURE:
+                rows.append(self._erasure_row(self._codec.decode_erasure(item.body), seqs[position]))
             elif item.kind == ItemKind.DEAD_LETTER:
                 rows.append(OutRow(ledger.DEAD_LETTERS, None, item.body))
         return rows
@@ -191,7 +194,7 @@ class Infer:
     def _confirmed(self, ours: Decision, answered: bytes) -> Decision:
         """The API's decision of an event, with where its logs stand after it and the score that the stream came to."""
         decision = self._codec.decode_decision(answered)
-        self._metrics.confirmed(abs(decision.score - ours.score))
+        self._metrics.confirmed(abs(decision.score - ours.score), comparable=had_the_same(decision, ours))
         return replace(decision, transaction=ours.transaction, entities=ours.entities, stream_score=ours.score)
 
     def _measure(self, decisions: list[Decision], append_ms: list[int], inference_s: float) -> None:
@@ -236,6 +239,12 @@ class Infer:
             entities=entities,
         )
         return OutRow(ledger.LABELS_APPLIED, label.card_id.encode(), self._codec.encode_label_applied(applied))
+
+    def _erasure_row(self, erasure: Erasure, seqs: NDArray[np.int64]) -> OutRow:
+        key, seq = entity_key(erasure.tenant_id, erasure.subject_id), int(seqs[Kind[erasure.kind.upper()]])
+        self._metrics.erased(erasure.kind)
+        applied = ErasureApplied(erasure.tenant_id, erasure.kind, key, seq, erasure.requested_ms)
+        return OutRow(ledger.ERASURES_APPLIED, erasure.subject_id.encode(), self._codec.encode_erasure_applied(applied))
 
 
 def _positions(tx: Transaction, seqs: NDArray[np.int64]) -> list[EntityPosition]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flink_jobs.cores import ByteMap, Part, Record
 from flink_jobs.entities import EntityLogs, observed_kinds
 from flink_jobs.handover import Handover
-from flink_jobs.packing import HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
+from flink_jobs.packing import Entry, HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
 from flink_jobs.progress import Progress
 from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
@@ -26,11 +26,12 @@ from fraud.catalogue import EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entity_ids, entity_key, hash64
 from fraud.vector import all_event_features, event_words
-from serving.codec import MAX_VALUE_BYTES, Codec
-from serving.dead_letters import storable_transaction
+from serving import ledger
+from serving.codec import Codec
+from serving.dead_letters import storable_key, storable_other, storable_transaction
 from serving.enrich import Enricher
 from serving.logs import DecisionLog
-from serving.records import DeadLetter
+from serving.records import DeadLetter, Erasure
 from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
 
@@ -52,7 +53,7 @@ class _Observation(NamedTuple):
     kind: Kind
     key: str
     row: int
-    is_label: bool
+    entry: Entry
 
 
 class _Accepted(NamedTuple):
@@ -156,6 +157,8 @@ class Ingest:
                 at += 1
             elif isinstance(one, Label):
                 self._label(record, one, cards, batch)
+            elif isinstance(one, Erasure):
+                self._erasure(record, one, cards, batch)
             else:
                 self._metrics.dead_letters(record.source, one.code)
                 self._log.dead_letter(record.source, record.partition, record.offset, one.code)
@@ -166,9 +169,13 @@ class Ingest:
         number = self._batches[shard] = self._batches.get(shard, 0) + 1
         return self._parts(shard, number, batch)
 
-    def _judge(self, record: Record) -> _Accepted | Label | InvalidEvent:
+    def _judge(self, record: Record) -> _Accepted | Label | Erasure | InvalidEvent:
         try:
-            if record.source == "labels":
+            if record.source == ledger.ERASURES:
+                erasure = self._codec.decode_erasure(record.value)
+                self._validator.check_erasure(erasure, record.key)
+                return erasure
+            if record.source == ledger.LABELS:
                 label = self._codec.decode_label(record.value)
                 self._validator.check_label(label, record.key, now_ms=self._now_ms())
                 return label
@@ -204,15 +211,15 @@ class Ingest:
         key = entity_key(tx.tenant_id, tx.card_id)
         late = batch.progress.is_late(record.partition, tx.event_time_ms, record.timestamp_ms)
         if self._logs.knows(cards, _CARD, key, words[k.E_TX]):
-            self._metrics.transactions("duplicate")
+            # the API has answered what the stream had decided by itself: that decision stays
+            self._metrics.transactions("duplicate" if tx.decided is None else "overtaken")
             return
         seq = self._logs.observe(cards, _CARD, key, row, features[self._own :])
         if late:
             self._metrics.late()
         item, at = len(batch.items), len(batch.rows)
         batch.observations += [
-            _Observation(item, kind, entity_key(tx.tenant_id, entity), at, is_label=False)
-            for kind, entity in observed_kinds(entity_ids(tx))
+            _Observation(item, kind, entity_key(tx.tenant_id, entity), at, Entry.EVENT) for kind, entity in observed_kinds(entity_ids(tx))
         ]
         batch.rows.append(row)
         batch.items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features, tx))
@@ -224,10 +231,21 @@ class Ingest:
         key = entity_key(label.tenant_id, label.card_id)
         seq = self._logs.label(cards, _CARD, key, label.transaction_time_ms, tx_hash, label.is_fraud)
         batch.observations += [
-            _Observation(len(batch.items), kind, key, len(batch.rows), is_label=True) for kind, key in labelled_entities(label)
+            _Observation(len(batch.items), kind, key, len(batch.rows), Entry.LABEL) for kind, key in labelled_entities(label)
         ]
         batch.rows.append(row)
         batch.items.append(Item(ItemKind.LABEL, self._codec.encode_label(label), seq, timestamp_ms=record.timestamp_ms))
+
+    def _erasure(self, record: Record, erasure: Erasure, cards: ByteMap, batch: _Batch) -> None:
+        """A card is erased here, as its erasure comes with its key; whatever else by its shard."""
+        kind, key, seq = Kind[erasure.kind.upper()], entity_key(erasure.tenant_id, erasure.subject_id), 0
+        if kind == Kind.CARD:
+            seq = self._logs.erase(cards, _CARD, key)
+        else:
+            batch.observations.append(_Observation(len(batch.items), kind, key, len(batch.rows), Entry.ERASURE))
+            batch.rows.append(np.zeros(k.EVENT_WORDS, dtype=np.int64))
+        body = self._codec.encode_erasure(erasure)
+        batch.items.append(Item(ItemKind.ERASURE, body, seq, timestamp_ms=record.timestamp_ms))
 
     def _dead_letter(self, record: Record, error: InvalidEvent) -> bytes:
         letter = DeadLetter(
@@ -235,7 +253,7 @@ class Ingest:
             origin_partition=record.partition,
             origin_offset=record.offset,
             timestamp_ms=record.timestamp_ms,
-            key=record.key,
+            key=storable_key(record.key),
             value=self._storable(record),
             code=error.code,
             detail=error.detail,
@@ -244,9 +262,9 @@ class Ingest:
 
     def _storable(self, record: Record) -> bytes | None:
         """What of a refused value may be kept; the record itself stays where the dead letter's origin points."""
-        if record.source != "labels":
+        if record.source == ledger.TRANSACTIONS:
             return storable_transaction(record.value, self._codec, self._enricher)
-        return record.value if record.value is not None and len(record.value) <= MAX_VALUE_BYTES // 2 else None
+        return storable_other(record.value)
 
     def _progress_of(self, shard: int, states: ByteMap) -> Progress:
         progress = self._progress.get(shard)
@@ -292,5 +310,5 @@ def labelled_entities(label: Label) -> list[tuple[Kind, str]]:
 def _observation_part(header: PartHeader, observations: list[_Observation], rows: list[NDArray[np.int64]]) -> ObservationPart:
     used = {row: i for i, row in enumerate(dict.fromkeys(observation.row for observation in observations))}
     table = np.array([(o.item, o.kind, used[o.row]) for o in observations], dtype=np.int64)
-    is_label = np.array([o.is_label for o in observations], dtype=np.bool_)
-    return ObservationPart(header, table, is_label, [o.key for o in observations], np.array([rows[row] for row in used]))
+    entries = np.array([o.entry for o in observations], dtype=np.uint8)
+    return ObservationPart(header, table, entries, [o.key for o in observations], np.array([rows[row] for row in used]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from flink_jobs.cores import ByteMap, Part
 from flink_jobs.entities import EntityLogs
-from flink_jobs.packing import FeaturePart, ObservationPart, join_home, peek_header, unpack_home
+from flink_jobs.packing import Entry, FeaturePart, ObservationPart, join_home, peek_header, unpack_home
 from fraud.vector import Evaluator
 
 __all__ = ["Observe"]
@@ -39,7 +39,7 @@ class Observe:
         return self._logs.heal(shard, maps["entities"])
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
-        """Apply a part's events and labels to this shard's entities and answer with their features."""
+        """Apply a part's events, labels and erasures to this shard's entities and answer with their features."""
         part_type, header = peek_header(payload)
         if part_type == b"O":
             return [Part(header.home_shard, self._answer(ObservationPart.unpack(payload), maps["entities"]))]
@@ -51,17 +51,19 @@ class Observe:
 
     def _answer(self, part: ObservationPart, states: ByteMap) -> bytes:
         table = part.table.copy()
-        labels = part.is_label.tolist()
-        widths = [0 if label else self._widths[kind] for kind, label in zip(table[:, 1].tolist(), labels, strict=True)]
+        entries = part.entries.tolist()
+        widths = [0 if entry else self._widths[kind] for kind, entry in zip(table[:, 1].tolist(), entries, strict=True)]
         values = np.empty(sum(widths))
         seqs = []
         at = 0
-        for (_, kind, row), key, label, width in zip(part.table.tolist(), part.keys, labels, widths, strict=True):
+        for (_, kind, row), key, entry, width in zip(part.table.tolist(), part.keys, entries, widths, strict=True):
             event = part.rows[row]
-            if label:
+            if entry == Entry.EVENT:
+                seqs.append(self._logs.observe(states, kind, key, event, values[at : at + width]))
+            elif entry == Entry.LABEL:
                 seqs.append(self._logs.label(states, kind, key, int(event[0]), int(event[1]), bool(event[2])))
             else:
-                seqs.append(self._logs.observe(states, kind, key, event, values[at : at + width]))
+                seqs.append(self._logs.erase(states, kind, key))
             at += width
         table[:, 2] = seqs
         self._logs.commit(states)

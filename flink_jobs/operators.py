@@ -29,7 +29,7 @@ __all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
 SWITCH_INTERVAL_S = 0.002
-SOURCES = (ledger.TRANSACTIONS, ledger.LABELS)
+SOURCES = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
 
 
 class FlinkMap:
@@ -161,9 +161,9 @@ class IngestOperator(_CopiedShell):
     build = staticmethod(assembly.build_ingest)
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
-        shard, is_label, partition, offset, timestamp_ms, key, payload = value
+        shard, source, partition, offset, timestamp_ms, key, payload = value
         self._attend(shard, ctx)
-        sources = (SOURCES[label] for label in is_label)
+        sources = (SOURCES[number] for number in source)
         records = list(map(Record, sources, partition, offset, timestamp_ms, map(_bytes, key), map(_bytes, payload)))
         try:
             parts = self._core.process(shard, records, self._maps)

@@ -24,6 +24,7 @@ from fraud.kernel import EVENT_WORDS
 
 __all__ = [
     "PACKING_VERSION",
+    "Entry",
     "FeaturePart",
     "HomePart",
     "Item",
@@ -47,6 +48,15 @@ class ItemKind(IntEnum):
     TRANSACTION = 0
     LABEL = 1
     DEAD_LETTER = 2
+    ERASURE = 3
+
+
+class Entry(IntEnum):
+    """What an observation enters into the log of its entity."""
+
+    EVENT = 0
+    LABEL = 1
+    ERASURE = 2
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,7 +108,7 @@ def _unpack_blobs(payload: bytes, at: int, count: int) -> tuple[list[bytes], int
 
 @dataclass(slots=True)
 class Item:
-    """One record of the batch: ``body`` is its framed Avro value: the sanitised transaction, the label or the dead letter.
+    """One record of the batch: ``body`` is its framed Avro value: the sanitised transaction, the label, the dead letter or the erasure.
 
     ``card_seq`` is the number of the card's log after it, ``features`` the event's and card's columns (transactions only).
     """
@@ -157,13 +167,13 @@ class ObservationPart:
     """What one shard's entities have to observe of a batch, in the batch's order.
 
     ``table`` is ``int64[n, 3]``: item of the batch, entity kind, row of ``rows``; ``keys`` names the entities; ``rows`` is
-    ``int64[m, EVENT_WORDS]``, an event row or, for a label, its (transaction time, transaction hash, fraud) in the first words.
-    ``is_label`` marks the observations that are labels.
+    ``int64[m, EVENT_WORDS]``, an event row or, for a label, its (transaction time, transaction hash, fraud) in the first words;
+    an erasure's says nothing.  ``entries`` tells which of :class:`Entry` each observation is.
     """
 
     header: PartHeader
     table: NDArray[np.int64]
-    is_label: NDArray[np.bool_]
+    entries: NDArray[np.uint8]
     keys: list[str]
     rows: NDArray[np.int64]
 
@@ -174,7 +184,7 @@ class ObservationPart:
                 _COUNTS.pack(len(self.keys), len(self.rows), 0),
                 self.table.tobytes(),
                 self.rows.tobytes(),
-                self.is_label.tobytes(),
+                self.entries.tobytes(),
                 _pack_blobs([key.encode() for key in self.keys]),
             )
         )
@@ -190,17 +200,17 @@ class ObservationPart:
         # a copy: the kernel's signature asks for a writable array
         events = np.frombuffer(payload, dtype=np.int64, count=EVENT_WORDS * rows, offset=at).reshape(rows, EVENT_WORDS).copy()
         at += 8 * EVENT_WORDS * rows
-        is_label = np.frombuffer(payload, dtype=np.bool_, count=count, offset=at)
+        entries = np.frombuffer(payload, dtype=np.uint8, count=count, offset=at)
         at += count
         keys, _ = _unpack_blobs(payload, at, count)
-        return cls(header, table, is_label, [key.decode() for key in keys], events)
+        return cls(header, table, entries, [key.decode() for key in keys], events)
 
 
 @dataclass(slots=True)
 class FeaturePart:
     """A shard's answer: ``table`` is ``int64[n, 3]`` (item, kind, seq); ``values`` the kinds' columns one after the other.
 
-    A label has a row in ``table`` and no values: ``widths[n]`` says how many values each row has.
+    A label or an erasure has a row in ``table`` and no values: ``widths[n]`` says how many values each row has.
     """
 
     header: PartHeader

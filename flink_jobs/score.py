@@ -2,9 +2,10 @@
 
 ::
 
-    transactions, labels ─► batch by shard ─► ingest ─► observe ─► infer ─► decisions              (fast lane, at-least-once)
-                            (SQL, JVM)                               ▲  └─► fraud-events, fraud_alerts, transactions.dlq,
-    rules, models ─► one copy a shard (SQL, JVM) ────────────────────┘      labels-applied         (ledger, one transaction)
+    transactions, labels, ─► batch by shard ─► ingest ─► observe ─► infer ─► decisions             (fast lane, at-least-once)
+    erasures                 (SQL, JVM)                               ▲  └─► fraud-events, fraud_alerts, transactions.dlq,
+    rules, models ──► one copy a shard (SQL, JVM) ────────────────────┘      labels-applied, erasures-applied
+                                                                                                  (ledger, one transaction)
 
 Everything between the Python operators runs in the JVM; the operators are keyed in the JVM, and are called once a batch.  See
 docs/adr/0002 for why.  This module composes; the work is in the cores.
@@ -24,7 +25,7 @@ from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecution
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.operators import SOURCES, InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from flink_jobs.submission import lay_out
@@ -41,7 +42,7 @@ _OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), BYTES, BYTES])
 
 # what arrives is gathered for ``batch_ms`` anyway; a fetch for each record kept broker and source busy with themselves
 _FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "20"}
-_LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED)
+_LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 
 
 def _options(settings: JobSettings) -> dict[str, object]:
@@ -128,7 +129,7 @@ def _source_table(
 
 
 def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int], window_keys: list[int]) -> DataStream:
-    """Records of transactions and labels, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival.
+    """Records of transactions, labels and erasures, gathered for ``batch_ms`` per shard of their Kafka key, in order of arrival.
 
     ``keys`` and ``window_keys`` stand for the shards in the operators and in the window: the two hash differently, and a shard
     should be gathered where it is processed.
@@ -136,15 +137,16 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 does not copy what it gathers, so rows,
     strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
     """
-    _source_table(table_env, "records_in", f"{ledger.TRANSACTIONS};{ledger.LABELS}", settings, _FETCHES)
+    _source_table(table_env, "records_in", ";".join(SOURCES), settings, _FETCHES)
+    numbered = " ".join(f"WHEN '{topic}' THEN {number}" for number, topic in enumerate(SOURCES) if number)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
         f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, {_key_of(shard, window_keys)} AS window_key, arrival,
-            CASE WHEN topic = '{ledger.LABELS}' THEN 1 ELSE 0 END AS is_label, `partition`, `offset`,
+            CASE topic {numbered} ELSE 0 END AS source, `partition`, `offset`,
             EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v FROM records_in"""
     )
     batches = table_env.sql_query(
-        f"""SELECT {_key_of("MIN(shard)", keys)}, ROW(MIN(shard), ARRAY_AGG(is_label), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`),
+        f"""SELECT {_key_of("MIN(shard)", keys)}, ROW(MIN(shard), ARRAY_AGG(source), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`),
                 ARRAY_AGG(ts), ARRAY_AGG(k), ARRAY_AGG(v))
             FROM TABLE(TUMBLE(TABLE records_by_shard, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
             GROUP BY window_start, window_end, window_key"""

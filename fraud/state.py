@@ -19,7 +19,7 @@ from fraud import kernel as k
 from fraud.events import Kind
 from fraud.geo import MISSING
 
-__all__ = ["STATE_VERSION", "decode_state", "encode_state", "state_position", "state_seq", "state_time_ms"]
+__all__ = ["STATE_VERSION", "decode_state", "encode_state", "erased_state", "state_position", "state_seq", "state_time_ms"]
 
 STATE_VERSION = 1
 
@@ -303,8 +303,15 @@ def state_position(data: bytes) -> tuple[int, int]:
     return seq, 0 if newest == MISSING else newest
 
 
+def erased_state(seq: int) -> NDArray[np.int64]:
+    """State of an entity that was erased by entry ``seq`` of its log: nothing is left but that number, from which the log goes on."""
+    state: NDArray[np.int64] = k.empty_state()
+    state[k.H_SEQ] = seq
+    return state
+
+
 def state_seq(state: NDArray[np.int64]) -> int:
-    """Number of transactions and labels applied to the entity."""
+    """Number of entries applied to the entity: transactions, labels and erasures."""
     return int(state.item(k.H_SEQ))
 
 

@@ -111,9 +111,9 @@ def api_settings(plan: Plan) -> ApiSettings:
     access = Access(plan.layout)
     return ApiSettings(
         environment="development",
-        # every caller of this machine shares one address, and the bench is a tenant that pays for more
+        # every caller of this machine shares one address, and the bench and the demonstration are tenants that pay for more
         ip_requests_per_min=_LOCAL_LIMIT,
-        tenant_limits={"bench": _LOCAL_LIMIT},
+        tenant_limits={"bench": _LOCAL_LIMIT, "default": _LOCAL_LIMIT},
         port=plan.settings.api_port,
         bootstrap_servers=plan.addresses.bootstrap_servers,
         redis_url=SecretStr(plan.addresses.redis_url),

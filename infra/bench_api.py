@@ -4,6 +4,8 @@ The load is open-loop from this process (``infra.http_load``).  First rates are 
 held: its 99th percentile is above the promise, or an answer is missing.  Then the latency at the promised rate.  Decisions a core are
 counted over the CPU time of the API's process, so that what else this machine does is not counted.  Everything is on: identity,
 limits, idempotency, all entities, model with explanations, rules, Kafka and the running job that applies what the API decided.
+
+Beside it, in the same run and from the same Redis, Feast's own feature server answers what it can: numbers that were computed before.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import orjson
 import psutil
 
 from api.identity import Role
-from api.schemas import ScoreRequest
+from fraud.errors import Unavailable
 from infra.api_access import Access
 from infra.bench_basis import Traffic, machine
+from infra.door import score_request
+from infra.feature_server import feature_server
 from infra.http_load import HttpLoad, HttpMeasured, request_bytes, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
@@ -33,6 +36,7 @@ PROMISED_RATE, PROMISED_P99_MS = 300.0, 50.0
 _WARM_UP_S = 5.0
 _WARM_UP_SHARE = 0.2
 _GROWTH = 1.3
+_PEER = "Feast's feature server, features only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,8 @@ class _Requests:
 
     def load(self, count: int) -> HttpLoad:
         address = urlsplit(self.plan.addresses.api_url)
-        names = ScoreRequest.model_fields.keys()
-        requests = []
-        for tx in self.traffic.payments(count):
-            body = {name: value for name in names if (value := getattr(tx, name)) is not None}
-            requests.append(request_bytes("/v1/score", orjson.dumps(body), {"X-API-Key": self.key}, address.netloc))
+        bodies = (score_request(tx).model_dump_json(exclude_none=True).encode() for tx in self.traffic.payments(count))
+        requests = [request_bytes("/v1/score", body, {"X-API-Key": self.key}, address.netloc) for body in bodies]
         return HttpLoad(str(address.hostname), int(address.port or 0), requests)
 
 
@@ -86,6 +87,7 @@ def run_bench(plan: Plan, options: ApiBenchOptions, *, now_ms: int, say: Callabl
         "held_decisions_per_s": None if held is None else held["rate"],
         "at_promised_rate": promised,
         "at_held_rate": held,
+        "peers": [_peer(plan, options, say)],
         "decisions": requests.traffic.made,
         "seconds_a_rate": options.seconds,
         "warm_up_share_left_out": _WARM_UP_SHARE,
@@ -98,11 +100,26 @@ def _rates(options: ApiBenchOptions) -> Sequence[float]:
     return [options.first_rate * _GROWTH**step for step in range(1, count + 1)]
 
 
+def _peer(plan: Plan, options: ApiBenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    """Feast's own feature server at the promised rate, or why it was not measured."""
+    try:
+        with feature_server(plan) as server:
+            send(server.load(round(PROMISED_RATE / 2 * _WARM_UP_S)), rate=PROMISED_RATE / 2, connections=options.connections)
+            found = _offer(server.load(round(PROMISED_RATE * options.seconds)), server.cpu_s, PROMISED_RATE, options)
+    except Unavailable as error:
+        return {"name": _PEER, "error": error.detail}
+    say(f"{_PEER}, {PROMISED_RATE:g} answers/s: {found['latency_ms']}")
+    return {"name": _PEER, **{name: value for name, value in found.items() if name != "features_ms"}}
+
+
 def _measure(plan: Plan, requests: _Requests, rate: float, options: ApiBenchOptions) -> dict[str, Any]:
-    load = requests.load(round(rate * options.seconds))
-    before_s = _cpu_s(plan)
+    return _offer(requests.load(round(rate * options.seconds)), lambda: _cpu_s(plan), rate, options)
+
+
+def _offer(load: HttpLoad, cpu_so_far_s: Callable[[], float], rate: float, options: ApiBenchOptions) -> dict[str, Any]:
+    before_s = cpu_so_far_s()
     measured = send(load, rate=rate, connections=options.connections)
-    cpu_s = _cpu_s(plan) - before_s
+    cpu_s = cpu_so_far_s() - before_s
     answered = measured.statuses[200]
     warm = slice(int(_WARM_UP_SHARE * len(load.requests)), None)
     latency = percentiles_ms(1e3 * measured.latency_s[warm])

@@ -1,6 +1,7 @@
 """A minute of generated traffic through the running system, and what came of it, counted from the ledger.
 
-Composition only: traffic from ``generator``, load by its driver, truth from the committed ledger, parity from ``training``.
+Composition only: traffic from ``generator``, load by its driver and a share of it by ``infra.door``, truth from the committed ledger,
+parity from ``training``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from typing import Any
 
 import polars as pl
 
+from api.client import Client
+from api.identity import Role
 from fraud.events import decision_id
 from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic, labels
+from infra.api_access import Access
+from infra.door import Compared, Door, report
 from infra.features import backfill_ledger
 from infra.first_model import DEMO_SEED
 from infra.percentiles import percentiles_ms
@@ -29,14 +34,16 @@ __all__ = ["DemoOptions", "run_demo"]
 Say = Callable[[str], None]
 # a fraud of the demonstration becomes known within seconds, so that labels travel too: hours become tenths of a second
 _LABEL_TIME_SCALE = 3e-5
+_TENANT = "default"  # the traffic's
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """``seconds`` of traffic at ``rate`` events a second."""
+    """``seconds`` of traffic at ``rate`` events a second, ``api_share`` of it through the API."""
 
     seconds: float = 60.0
     rate: float = 500.0
+    api_share: float = 0.1
     seed: int = DEMO_SEED
 
 
@@ -60,7 +67,10 @@ def run_demo(
     # event times are wall-clock times, and an event from the future would be refused
     time.sleep(max(0.0, start_ms / 1000 - time.time()))
     driver = Driver(bootstrap, codec, hold=False, on_progress=on_progress)
-    run = driver.run(interleave(frame, known, options.rate), paced=True)
+    token = Access(plan.layout).issue_token(_TENANT, "demo", Role.SERVICE)
+    with Client(plan.addresses.api_url, token=token) as client:
+        door = Door(client, _TENANT, options.api_share)
+        run = driver.run(door.divert(interleave(frame, known, options.rate)), paced=True)
     say("reading the committed ledger")
     decisions: dict[str, Decision] = {}
 
@@ -68,10 +78,12 @@ def run_demo(
         decisions[decision.decision_id] = decision
         on_decision(decision)
 
-    view = watch_ledger(bootstrap, codec, run.sent_ids, take=keep)
+    view = watch_ledger(bootstrap, codec, run.sent_ids | door.sent_ids, take=keep)
     say("recomputing every feature of the ledger in its recorded order")
     parity = backfill_ledger(bootstrap, codec, out=None, check=None, say=say)
-    return _result(run, view, parity, detection(traffic, decisions, run.answered_ms), plan)
+    compared = Compared.of(decisions.values(), door.sent_ids)
+    found = detection(traffic, decisions, run.answered_ms | door.answered_ms)
+    return _result(run, view, parity, found, plan) | {"api": report(door, compared)}
 
 
 def detection(traffic: pl.DataFrame, decisions: dict[str, Decision], answered_ms: dict[str, float]) -> dict[str, dict[str, Any]]:

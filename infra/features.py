@@ -114,7 +114,7 @@ def backfill_ledger(
 
 
 def _values(bootstrap: str, on_read: Callable[[int], None]) -> Any:
-    for count, message in enumerate(ledger.read_to_end(bootstrap, (ledger.DECISIONS, ledger.LABELS_APPLIED)), start=1):
+    for count, message in enumerate(ledger.read_to_end(bootstrap, ledger_history.LEDGER_TOPICS), start=1):
         if count % 5_000 == 0:
             on_read(count)
         yield message.topic(), message.value()

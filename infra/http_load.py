@@ -34,7 +34,10 @@ class HttpLoad:
 
 @dataclass(frozen=True, slots=True)
 class HttpMeasured:
-    """What a load met: ``latency_s`` and ``features_s`` float64[N] in the order of sending, NaN without answer; answers by status."""
+    """What a load met: ``latency_s`` and ``features_s`` float64[N] in the order of sending, NaN without answer; answers by status.
+
+    A server that does not say what its features took has NaN there.
+    """
 
     latency_s: NDArray[np.float64]
     features_s: NDArray[np.float64]
@@ -94,7 +97,7 @@ class _Sender:
             self._latency_s[place] = self._last_s - due_s[place]
             status = int(head[9:12])
             self._statuses[status] += 1
-            if status == 200:
+            if status == 200 and _TIMING in head.lower():
                 self._features_s[place] = float(_after(head, _TIMING).partition(b",")[0]) / 1e3
 
 

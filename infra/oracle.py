@@ -46,7 +46,7 @@ from training.parity import bits_differ
 __all__ = ["ANOMALIES", "LEDGER_TOPICS", "CommitTail", "Evidence", "Judge", "Row", "Verdict", "aborted_rows", "committed_rows", "judge_of"]
 
 ANOMALIES = ("lost", "duplicate", "phantom", "gap", "diff", "inversion")
-LEDGER_TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED, ledger.DEAD_LETTERS)
+LEDGER_TOPICS = (*ledger_history.LEDGER_TOPICS, ledger.DEAD_LETTERS)
 SCORE_TOLERANCE = 1e-12
 _BATCH = 2_000
 _EXAMPLES = 5
@@ -159,6 +159,9 @@ class Judge:
                 verdict.late += decision.late_event
                 if seen.decisions[decision.decision_id] == 1:
                     _check_order(decision, partition, numbers, seen, verdict)
+            elif topic == ledger.ERASURES_APPLIED:
+                if self._codec.decode_erasure_applied(value).tenant_id != tenant:
+                    continue
             else:
                 applied = self._codec.decode_label_applied(value)
                 if applied.tenant_id != tenant:
@@ -345,7 +348,7 @@ class CommitTail:
             self.refused.add((letter.origin_topic, letter.origin_partition, letter.origin_offset))
         elif topic == ledger.LABELS_APPLIED:
             self.visible.add(_label_identity(self._codec.decode_label_applied(value)))
-        else:
+        elif topic == ledger.DECISIONS:
             identity = self._codec.decode_decision(value).decision_id
             self.visible.add(identity)
             acked_ms = self._acked_ms.get(identity, 0.0)

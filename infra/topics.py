@@ -44,6 +44,7 @@ class Topic:
 TOPICS = (
     Topic("transactions"),
     Topic("labels"),
+    Topic("erasures"),
     Topic("rules", compacted=True),
     Topic("models", compacted=True),
     Topic("decisions"),
@@ -51,6 +52,7 @@ TOPICS = (
     Topic("fraud_alerts"),
     Topic("transactions.dlq"),
     Topic("labels-applied"),
+    Topic("erasures-applied"),
     Topic("audit", permanent=True),
 )
 

@@ -18,7 +18,7 @@ from fraud.errors import InvalidEvent
 from fraud.events import Label, Transaction
 from serving.avro_compiler import Decoder, Encoder, compile_decoder, compile_encoder, compile_splicer
 from serving.avro_foreign import foreign_decoder
-from serving.records import Alert, Change, DeadLetter, Decision, LabelApplied, ModelVersion, RuleSetVersion
+from serving.records import Alert, Change, DeadLetter, Decision, Erasure, ErasureApplied, LabelApplied, ModelVersion, RuleSetVersion
 from serving.schemas import CLASSES, SCHEMAS, canonical_form, load_schema
 
 __all__ = ["HEADER_BYTES", "MAX_VALUE_BYTES", "Codec", "frame", "writer_id"]
@@ -161,6 +161,22 @@ class Codec:
     def decode_label_applied(self, value: bytes | None) -> LabelApplied:
         """Decode a value of the topic ``labels-applied``."""
         return cast(LabelApplied, self._decode("label_applied", value))
+
+    def encode_erasure(self, erasure: Erasure) -> bytes:
+        """Encode a request to erase."""
+        return self._encode("erasure", erasure)
+
+    def decode_erasure(self, value: bytes | None) -> Erasure:
+        """Decode a value of the topic ``erasures``."""
+        return cast(Erasure, self._decode("erasure", value))
+
+    def encode_erasure_applied(self, applied: ErasureApplied) -> bytes:
+        """Encode that an entity was erased."""
+        return self._encode("erasure_applied", applied)
+
+    def decode_erasure_applied(self, value: bytes | None) -> ErasureApplied:
+        """Decode a value of the topic ``erasures-applied``."""
+        return cast(ErasureApplied, self._decode("erasure_applied", value))
 
     def encode_dead_letter(self, letter: DeadLetter) -> bytes:
         """Encode a dead letter."""

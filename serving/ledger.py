@@ -17,6 +17,8 @@ __all__ = [
     "AUDIT",
     "DEAD_LETTERS",
     "DECISIONS",
+    "ERASURES",
+    "ERASURES_APPLIED",
     "FAST_LANE",
     "LABELS",
     "LABELS_APPLIED",
@@ -26,9 +28,10 @@ __all__ = [
     "read_to_end",
 ]
 
-TRANSACTIONS, LABELS = "transactions", "labels"
+TRANSACTIONS, LABELS, ERASURES = "transactions", "labels", "erasures"
 FAST_LANE = "decisions"
 DECISIONS, ALERTS, DEAD_LETTERS, LABELS_APPLIED = "fraud-events", "fraud_alerts", "transactions.dlq", "labels-applied"
+ERASURES_APPLIED = "erasures-applied"
 AUDIT, RULES = "audit", "rules"
 
 _BATCH = 2_000

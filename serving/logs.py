@@ -17,6 +17,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from serving.card_numbers import is_card_number, without_card_numbers
 from serving.records import Decision
 
 __all__ = ["DecisionLog", "Limit", "configure", "redact"]
@@ -27,7 +28,6 @@ _NEVER = frozenset(
 )
 _REMOVED = "[removed]"
 _DECISION_ID = re.compile(r"dec-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DIGIT_RUN = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
 _LONGEST_TEXT = 8_000  # a traceback fits
 
 LINES_PER_SECOND = 10
@@ -102,28 +102,16 @@ def redact(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> Muta
 
 def _clean(value: Any, *, is_time: bool = False) -> Any:
     if isinstance(value, str):
-        return _DIGIT_RUN.sub(_without_card_number, value[:_LONGEST_TEXT])
+        return without_card_numbers(value[:_LONGEST_TEXT], _REMOVED)
     if isinstance(value, bytes | bytearray | memoryview):
         return _describe(value)
     if isinstance(value, int) and not is_time and value > 10**12:
-        return _REMOVED if _is_card_number(str(value)) else value
+        return _REMOVED if is_card_number(str(value)) else value
     if isinstance(value, dict):
         return {key: _REMOVED if key in _NEVER else _clean(item, is_time=str(key).endswith("_ms")) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(item) for item in value]
     return value
-
-
-def _without_card_number(match: re.Match[str]) -> str:
-    return _REMOVED if _is_card_number(re.sub(r"[ -]", "", match.group())) else match.group()
-
-
-def _is_card_number(digits: str) -> bool:
-    """Luhn's check over 13 to 19 digits; one in ten other numbers of that length passes too, and is removed as well."""
-    if not 13 <= len(digits) <= 19:
-        return False
-    numbers = [int(digit) for digit in digits[::-1]]
-    return (sum(numbers[::2]) + sum(sum(divmod(2 * number, 10)) for number in numbers[1::2])) % 10 == 0
 
 
 def _describe(value: Any) -> str:

@@ -20,6 +20,8 @@ __all__ = [
     "DeadLetter",
     "Decision",
     "EntityPosition",
+    "Erasure",
+    "ErasureApplied",
     "FiredRule",
     "LabelApplied",
     "ModelVersion",
@@ -128,6 +130,27 @@ class LabelApplied:
     transaction_time_ms: int
     source: str
     entities: Sequence[EntityPosition] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Erasure:
+    """A request to erase what is kept of a subject; ``kind`` is ``card``, ``user``, ``device`` or ``ip``."""
+
+    tenant_id: str
+    kind: str
+    subject_id: str
+    requested_ms: int
+
+
+@dataclass(slots=True)
+class ErasureApplied:
+    """That the stream has erased the entity ``key`` (``tenant_id|entity_id``): ``seq`` is the number of the erasure in its log."""
+
+    tenant_id: str
+    kind: str
+    key: str
+    seq: int
+    requested_ms: int
 
 
 @dataclass(slots=True)

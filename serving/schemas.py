@@ -27,6 +27,8 @@ SCHEMAS: Mapping[str, type] = MappingProxyType(
         "decision": records.Decision,
         "alert": records.Alert,
         "label_applied": records.LabelApplied,
+        "erasure": records.Erasure,
+        "erasure_applied": records.ErasureApplied,
         "dead_letter": records.DeadLetter,
         "rule": records.RuleSetVersion,
         "model": records.ModelVersion,
@@ -51,6 +53,8 @@ TOPIC_SCHEMAS: Mapping[str, str] = MappingProxyType(
         "fraud_alerts": "alert",
         "transactions.dlq": "dead_letter",
         "labels-applied": "label_applied",
+        "erasures": "erasure",
+        "erasures-applied": "erasure_applied",
         "audit": "change",
     }
 )

@@ -25,6 +25,7 @@ from fraud.decide import Outcome
 from serving.clock import now_ms
 from serving.exporter import Exporter, ExporterSettings, serve
 from serving.metrics import metric
+from serving.validate import ERASABLE
 
 __all__ = ["BulkHistogram", "StreamExporter", "StreamMetrics", "process_exporter"]
 
@@ -42,7 +43,8 @@ _INFERENCE = "fraud_detection_ml_inference_latency_seconds"
 _MODEL_SCORE = "fraud_detection_model_score"
 _SCORE = "fraud_score_distribution"
 _SKEW = "fraud_detection_score_skew"
-_HISTOGRAMS = (_LATENCY, _BATCH_SIZE, _INFERENCE, _MODEL_SCORE, _SCORE, _SKEW)
+_STALE_SKEW = "fraud_detection_stale_score_skew"
+_HISTOGRAMS = (_LATENCY, _BATCH_SIZE, _INFERENCE, _MODEL_SCORE, _SCORE, _SKEW, _STALE_SKEW)
 
 _TRANSACTIONS = "fraud_detection_transactions_total"
 _DEAD_LETTERS = "fraud_detection_dead_letters_total"
@@ -51,12 +53,13 @@ _ALERTS = "fraud_detection_alerts_total"
 _PREDICTIONS = "fraud_detection_ml_predictions_total"
 _DEGRADED = "fraud_detection_degraded_decisions_total"
 _REFUSED = "fraud_detection_releases_refused_total"
+_ERASURES = "fraud_detection_erasures_total"
 _STORE_ROWS = "fraud_detection_online_store_rows_total"
 _STORE_FAILURES = "fraud_detection_online_store_failures_total"
 _STORE_REEMITTED = "fraud_detection_online_store_reemitted_rows_total"
 _STORE_HEALINGS = "fraud_detection_online_store_healings_total"
 _STORE_COUNTERS = (_STORE_ROWS, _STORE_FAILURES, _STORE_REEMITTED, _STORE_HEALINGS)
-_COUNTERS = (_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, *_STORE_COUNTERS)
+_COUNTERS = (_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, _ERASURES, *_STORE_COUNTERS)
 
 _EVENT_LAG = "fraud_detection_event_lag_seconds"
 _STORE_WAITING = "fraud_detection_online_store_waiting_rows"
@@ -158,7 +161,7 @@ class StreamMetrics:
                 self._fold_batch_sizes()
 
     def transactions(self, status: str, amount: int = 1) -> None:
-        """``status`` is one of ``_ALWAYS``; the methods below count all but ``duplicate`` themselves."""
+        """``status`` is one of ``_ALWAYS``; the methods below count all but ``duplicate`` and ``overtaken`` themselves."""
         with self._lock:
             self._totals.count(_TRANSACTIONS, (status,), amount)
 
@@ -169,11 +172,11 @@ class StreamMetrics:
             if source == "transactions":
                 self._totals.count(_TRANSACTIONS, ("dead_letter",), amount)
 
-    def confirmed(self, skew: float) -> None:
-        """A decision of the API has reached the stream, whose own score was off by ``skew``."""
+    def confirmed(self, skew: float, *, comparable: bool) -> None:
+        """A decision of the API has reached the stream, whose own score was off by ``skew``; ``comparable``: both had the same."""
         with self._lock:
             self._totals.count(_TRANSACTIONS, ("confirmed",), 1)
-            self._totals.histograms[_SKEW].observe_many(np.array([skew]))
+            self._totals.histograms[_SKEW if comparable else _STALE_SKEW].observe_many(np.array([skew]))
 
     def late(self, amount: int = 1) -> None:
         """Transactions behind the watermark."""
@@ -189,6 +192,11 @@ class StreamMetrics:
         """``rules`` or ``models`` that could not be put in force."""
         with self._lock:
             self._totals.count(_REFUSED, (kind,), amount)
+
+    def erased(self, kind: str) -> None:
+        """An entity was erased on request."""
+        with self._lock:
+            self._totals.count(_ERASURES, (kind,), 1)
 
     def decided(
         self,
@@ -350,11 +358,12 @@ class StreamExporter(Collector):
 
 # Series that a rule divides by or compares with must be there from the first scrape on.
 _ALWAYS: dict[str, tuple[tuple[str, ...], ...]] = {
-    _TRANSACTIONS: (("decided",), ("confirmed",), ("duplicate",), ("dead_letter",)),
+    _TRANSACTIONS: (("decided",), ("confirmed",), ("duplicate",), ("overtaken",), ("dead_letter",)),
     _PREDICTIONS: _OUTCOMES,
     _STORE_ROWS: (("written",), ("refused",), ("dropped",)),
     _DEGRADED: (("model_down",), ("rules_down",), ("model_and_rules_down",)),
     _REFUSED: (("rules",), ("models",)),
+    _ERASURES: tuple((kind,) for kind in ERASABLE),
     _LATE: ((),),
     _STORE_FAILURES: ((),),
     _STORE_REEMITTED: ((),),

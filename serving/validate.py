@@ -3,8 +3,8 @@
 Decoding has settled the types.  Here every value is held to its range, so that no event can overflow a sum, poison a window with
 NaN, push the watermark into tomorrow or smuggle a line break into a log.  Codes of :class:`InvalidEvent`: ``empty_key``,
 ``key_mismatch``, ``empty_id``, ``bad_text``, ``too_long``, ``bad_tenant``, ``bad_amount``, ``unknown_currency``, ``bad_time``,
-``future_event``, ``bad_latitude``, ``bad_longitude``, ``bad_country``, ``bad_mcc``, ``bad_card_age``, ``bad_asn``.  The detail
-names the field and never repeats its value.
+``future_event``, ``bad_latitude``, ``bad_longitude``, ``bad_kind``, ``bad_country``, ``bad_mcc``, ``bad_card_age``, ``bad_asn``.
+The detail names the field and never repeats its value.
 
 Two things are set right in place instead of refused: coordinates of exactly (0, 0) are a missing position, and identifiers
 outside ASCII take their NFKC form, so that two spellings of one card are one card.
@@ -18,10 +18,23 @@ from string import ascii_uppercase
 
 from fraud.currency import CURRENCIES
 from fraud.errors import InvalidEvent
-from fraud.events import Label, Transaction
+from fraud.events import KINDS, Label, Transaction
+from serving.records import Erasure
 
-__all__ = ["MAX_AMOUNT_MINOR", "MAX_FUTURE_MS", "MAX_TEXT_CHARS", "Validator", "check_key", "validate", "validate_label"]
+__all__ = [
+    "ERASABLE",
+    "MAX_AMOUNT_MINOR",
+    "MAX_FUTURE_MS",
+    "MAX_TEXT_CHARS",
+    "Validator",
+    "check_key",
+    "validate",
+    "validate_erasure",
+    "validate_label",
+]
 
+# A merchant is no natural person. An address is named by its hash, which is all that is stored of it.
+ERASABLE = tuple(kind for kind in KINDS if kind != "merchant")
 MAX_TEXT_CHARS = 128
 # Ten billion of a currency with two decimals; a window of a million such amounts still fits in 64 bits.
 MAX_AMOUNT_MINOR = 10**12
@@ -53,17 +66,27 @@ class Validator:
         """Judge a record of the topic ``transactions`` at the time ``now_ms``; see :func:`check_key` and :func:`validate`."""
         if self._key_is_card:
             check_key(key, tx.card_id)
-        return validate(tx, now_ms=now_ms, max_future_ms=self._max_future_ms)
+        changed = validate(tx, now_ms=now_ms, max_future_ms=self._max_future_ms)
+        if changed and self._key_is_card:
+            check_key(key, tx.card_id)
+        return changed
 
     def check_label(self, label: Label, key: bytes | None, *, now_ms: int) -> None:
         """Judge a record of the topic ``labels``; see :func:`check_key` and :func:`validate_label`."""
+        validate_label(label, now_ms=now_ms, max_future_ms=self._max_future_ms)
         if self._key_is_card:
             check_key(key, label.card_id)
-        validate_label(label, now_ms=now_ms, max_future_ms=self._max_future_ms)
+
+    def check_erasure(self, erasure: Erasure, key: bytes | None) -> None:
+        """Judge a record of the topic ``erasures``; see :func:`check_key` and :func:`validate_erasure`."""
+        validate_erasure(erasure)
+        check_key(key, erasure.subject_id)
 
 
 def check_key(key: bytes | None, card_id: str) -> None:
-    """Hold the key of a record to the card id as sent: the order of a card's events rests on it.
+    """Hold the key of a record to its card id in the form that we keep, for an erasure to its subject's id.
+
+    The partition and the shard come from the key, so another spelling would give a card a second log beside its own.
 
     Raises:
         InvalidEvent: ``empty_key`` or ``key_mismatch``.
@@ -112,6 +135,18 @@ def validate_label(label: Label, *, now_ms: int, max_future_ms: int = MAX_FUTURE
     if label.label_time_ms < label.transaction_time_ms:
         raise InvalidEvent("bad_time", "label_time_ms is before transaction_time_ms")
     _check_text(label.source, "source")
+
+
+def validate_erasure(erasure: Erasure) -> None:
+    """Judge a request to erase.
+
+    Raises:
+        InvalidEvent: ``bad_kind``, or as :func:`validate` for the ids.
+    """
+    if erasure.kind not in ERASABLE:
+        raise InvalidEvent("bad_kind", "kind must be card, user, device or ip")
+    erasure.tenant_id = _tenant(erasure.tenant_id)
+    erasure.subject_id = _id(erasure.subject_id, "subject_id")
 
 
 def _set_ids_right(tx: Transaction) -> bool:

@@ -169,11 +169,12 @@ class World:
     in_force: InForce = field(default_factory=InForce)
     blacklist: FakeBlacklist = field(default_factory=FakeBlacklist)
     now_ms: Callable[[], int] = now_ms
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] = time.monotonic
+    work: Callable[[], float] = time.thread_time
 
     def __post_init__(self) -> None:
         self.metrics = ApiMetrics()
-        self.sides = Sides(Scorer("api", "test"), self.in_force, clock=self.clock)
+        self.sides = Sides(Scorer("api", "test"), self.in_force, clock=self.clock, work=self.work)
         self.answers = answers_with(self)
 
     async def ask(self, *transactions: Transaction, key: str | None = None, content: bytes | None = None) -> list[bytes | Exception]:

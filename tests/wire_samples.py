@@ -186,6 +186,8 @@ SAMPLES: dict[str, Any] = {
     "label_applied": records.LabelApplied(
         transaction().transaction_id, "default", True, NOW_MS, NOW_MS - 5, "analyst", [records.EntityPosition("card", "default|c", 8)]
     ),
+    "erasure": records.Erasure("default", "card", "card-000123", NOW_MS),
+    "erasure_applied": records.ErasureApplied("default", "card", "default|card-000123", 9, NOW_MS),
     "dead_letter": records.DeadLetter("transactions", 2, 1_000_000, NOW_MS, b"card-1", None, "truncated", "the record ends early"),
     "rule": records.RuleSetVersion(3, "b" * 64, '{"rules":[]}', "ana", NOW_MS),
     "model": records.ModelVersion("fraud", "7", "a" * 64, "file:model.txt", NOW_MS),

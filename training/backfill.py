@@ -32,6 +32,7 @@ __all__ = [
     "EVENT_FIELDS",
     "LABELLED",
     "Backfill",
+    "Erasures",
     "LabelTable",
     "Served",
     "event_matrix",
@@ -66,6 +67,20 @@ class LabelTable:
     facts: Ints
     time_ms: Ints
     entities: Ints
+
+
+@dataclass(slots=True, frozen=True)
+class Erasures:
+    """Entities that were erased, int64[E] each: kind, hash, and number of the erasure in the entity's log."""
+
+    kinds: Ints
+    entities: Ints
+    seqs: Ints
+
+    def of(self, kind: Kind) -> tuple[Ints, Ints]:
+        """Hashes and numbers of one kind."""
+        mine = self.kinds == kind
+        return self.entities[mine], self.seqs[mine]
 
 
 @dataclass(slots=True, frozen=True)
@@ -187,18 +202,32 @@ class Served:
     seqs: Ints
 
 
+_NOTHING_ERASED = Erasures(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
 _NOTHING_SERVED = Served(np.empty(0, np.int64), np.empty((0, len(Kind)), np.int64))
 
 
-def _items(entity: Ints, label_entity: Ints, event_keys: Ints, label_keys: Ints) -> tuple[Ints, Ints]:
-    """Histories of one kind as the kernel's ``replay`` takes them: (items, starts)."""
+def _items(entity: Ints, label_entity: Ints, event_keys: Ints, label_keys: Ints, erased: tuple[Ints, Ints]) -> tuple[Ints, Ints, Ints]:
+    """Histories of one kind as the kernel's ``replay`` takes them: (items, starts), and the number after which each item's begins.
+
+    An erasure ends its entity's history, and what follows is the history of an entity that nothing was known of.
+    """
     events, labels = np.flatnonzero(entity), np.flatnonzero(label_entity)
-    owner = np.concatenate([label_entity[labels], entity[events]])
-    order = np.lexsort((np.concatenate([label_keys[labels], event_keys[events]]), owner))  # stable: labels first among equals
-    items = np.concatenate([-1 - labels, events])[order]
-    sorted_owner = owner[order]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_owner[1:] != sorted_owner[:-1]])) if len(order) else np.empty(0, np.int64)
-    return items, np.concatenate([starts, [len(order)]]).astype(np.int64)
+    erased_entity, erased_seqs = erased
+    owner = np.concatenate([erased_entity, label_entity[labels], entity[events]])
+    keys = np.concatenate([2 * erased_seqs, label_keys[labels], event_keys[events]])
+    order = np.lexsort((keys, owner))  # stable: labels first among equals
+    items = np.concatenate([np.zeros_like(erased_seqs), -1 - labels, events])[order]
+    is_erasure, owner = order < len(erased_seqs), owner[order]
+    kept = ~is_erasure
+    # how many erasures stand before each item, whoever's they are: what tells an entity's histories apart
+    before = np.cumsum(is_erasure)[kept]
+    items, owner = items[kept], owner[kept]
+    is_first = (
+        np.concatenate([[True], (owner[1:] != owner[:-1]) | (before[1:] != before[:-1])]) if len(items) else np.empty(0, dtype=np.bool_)
+    )
+    last_owner, last_seq = (np.concatenate([[0], of[order[is_erasure]]]) for of in (erased_entity, erased_seqs))
+    base = np.where(last_owner[before] == owner, last_seq[before], 0)
+    return items, np.concatenate([np.flatnonzero(is_first), [len(items)]]).astype(np.int64), base
 
 
 def run(
@@ -209,6 +238,7 @@ def run(
     catalogue: Catalogue = CATALOGUE,
     kinds: Sequence[Kind] = tuple(Kind),
     served: Served = _NOTHING_SERVED,
+    erasures: Erasures = _NOTHING_ERASED,
     threads: int = 2,
 ) -> Backfill:
     """Compute every feature of every event.
@@ -220,6 +250,7 @@ def run(
         catalogue: features to compute.
         kinds: entities to run; the columns of the others stay missing.
         served: of these events the features are those after the given numbers of their logs; with :func:`ledger_order` alone.
+        erasures: where logs begin anew; with :func:`ledger_order` alone.
         threads: kinds run side by side, outside the interpreter's lock.
     """
     count = len(events)
@@ -235,10 +266,14 @@ def run(
         keys = np.concatenate([event_keys, 2 * served.seqs[:, kind] + 1])
         entity = rows[:, ENTITY_WORDS[kind]].copy()
         entity[count:][served.seqs[:, kind] < 0] = 0
-        items, starts = _items(entity, label_entity, keys, label_keys)
+        items, starts, base = _items(entity, label_entity, keys, label_keys, erasures.of(kind))
         event_seq, label_seq = np.full(count, -1, np.int64), np.full(len(labels.facts), -1, np.int64)
         column = catalogue.slices[kind].start
         k.replay(rows, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)
+        if len(erasures.seqs):
+            is_event, is_label = (items >= 0) & (items < count), items < 0
+            event_seq[items[is_event]] += base[is_event]
+            label_seq[-1 - items[is_label]] += base[is_label]
         seqs[:, kind], label_seqs[:, kind] = event_seq, label_seq
 
     with ThreadPoolExecutor(threads) as pool:

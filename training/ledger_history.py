@@ -27,6 +27,7 @@ from training.backfill import (
     EVENT_FIELDS,
     LABELLED,
     Backfill,
+    Erasures,
     LabelTable,
     Served,
     event_matrix,
@@ -37,8 +38,9 @@ from training.backfill import (
 )
 from training.parity import bits_differ
 
-__all__ = ["IncompleteLedger", "LedgerHistory", "load"]
+__all__ = ["LEDGER_TOPICS", "IncompleteLedger", "LedgerHistory", "load"]
 
+LEDGER_TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 Ints = NDArray[np.int64]
 _KIND = {name: i for i, name in enumerate(KINDS)}
 _POSITIONS = ("entities.kind", "entities.seq")
@@ -51,6 +53,7 @@ _DECISION_FIELDS = (
     *_SERVED_AT,
     *(f"{_TX}{name}" for name in EVENT_FIELDS),
 )
+_ERASURE_FIELDS = ("kind", "key", "seq")
 _LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", *_POSITIONS, "entities.key")
 
 _BATCH = 4_000  # values decoded at a time: 8 MB of decisions, which keeps the work between two waits in the milliseconds
@@ -82,6 +85,7 @@ class LedgerHistory:
     label_seqs: Ints
     repeated: int
     early: Served
+    erasures: Erasures
     blind: NDArray[np.bool_]
 
     @property
@@ -109,7 +113,8 @@ class LedgerHistory:
 
     def recompute(self) -> Backfill:
         """Every feature of every decision, in the recorded order and as of the recorded numbers."""
-        return run(self.events, self.labels, ledger_order(self.event_seqs, self.label_seqs), served=self.early)
+        order = ledger_order(self.event_seqs, self.label_seqs)
+        return run(self.events, self.labels, order, served=self.early, erasures=self.erasures)
 
     def breaks(self) -> dict[Kind, int]:
         """Of each kind with any, how many numbers do not continue their log's 1, 2, 3 …: gaps and repetitions."""
@@ -119,6 +124,8 @@ class LedgerHistory:
             if kind in LABELLED:
                 owners = np.concatenate([owners, self.labels.entities[:, LABELLED.index(kind)]])
                 seqs = np.concatenate([seqs, self.label_seqs[:, kind]])
+            erased, erased_at = self.erasures.of(kind)
+            owners, seqs = np.concatenate([owners, erased]), np.concatenate([seqs, erased_at])
             present = owners != 0
             if count := _count_breaks(owners[present], seqs[present]):
                 found[kind] = count
@@ -141,7 +148,7 @@ def _count_breaks(owners: Ints, seqs: Ints) -> int:
 
 
 def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHistory:
-    """Build the history from (topic, value) pairs of the topics ``fraud-events`` and ``labels-applied``.
+    """Build the history from (topic, value) pairs of the topics ``LEDGER_TOPICS``; pairs of others are passed over.
 
     Values are decoded by threads while the next ones are read.
 
@@ -151,6 +158,7 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
     decoders = {
         ledger.DECISIONS: ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size}),
         ledger.LABELS_APPLIED: ColumnDecoder(codec, "label_applied", _LABEL_FIELDS),
+        ledger.ERASURES_APPLIED: ColumnDecoder(codec, "erasure_applied", _ERASURE_FIELDS),
     }
     waiting: dict[str, list[bytes | None]] = {topic: [] for topic in decoders}
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -167,8 +175,8 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
                     columns[topic][-_MAX_WAITING].result()  # reading is ahead of decoding: values must not pile up
         for topic, batch in waiting.items():
             columns[topic].append(pool.submit(_part, decoders[topic], topic, batch))
-        decided, applied = ([part.result() for part in columns.pop(topic)] for topic in decoders)
-    return _history(decided, Columns.concatenated([part.columns for part in applied]))
+        decided, applied, erased = ([part.result() for part in columns.pop(topic)] for topic in decoders)
+    return _history(decided, *(Columns.concatenated([part.columns for part in parts]) for parts in (applied, erased)))
 
 
 @dataclass(slots=True, frozen=True)
@@ -191,7 +199,7 @@ def _part(decoder: ColumnDecoder, topic: str, values: list[bytes | None]) -> _Pa
     return _Part(replace(columns, vectors={}), events, features)
 
 
-def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
+def _history(decided: list[_Part], applied: Columns, erased: Columns) -> LedgerHistory:
     decisions = Columns.concatenated([part.columns for part in decided])
     events = np.concatenate([part.events for part in decided])
     read = decisions.frame.height
@@ -218,6 +226,7 @@ def _history(decided: list[_Part], applied: Columns) -> LedgerHistory:
         label_seqs=_seqs(applied, "entities"),
         repeated=read - frame.height,
         early=Served(early, served_seqs[early]),
+        erasures=Erasures(_kinds(erased.frame), hashes(erased.frame["key"]), erased.frame["seq"].to_numpy()),
         blind=blind,
     )
 

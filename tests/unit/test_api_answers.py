@@ -340,7 +340,7 @@ def test_a_model_that_is_too_slow_is_left_out_after_three_answers_and_comes_back
     def pass_time() -> None:
         clock.now_s += cost_s[0]
 
-    world = World(in_force=InForce(FakeModel(on_predict=pass_time)), clock=clock)
+    world = World(in_force=InForce(FakeModel(on_predict=pass_time)), clock=clock, work=clock)
     assert [answer(world)["degraded"] for _ in range(5)] == [[], [], [], ["model_down"], ["model_down"]]
     cost_s[0] = 0.001
     clock.now_s += 1.0

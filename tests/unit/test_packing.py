@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flink_jobs.packing import FeaturePart, HomePart, Item, ItemKind, ObservationPart, PartHeader, peek_header
+from flink_jobs.packing import Entry, FeaturePart, HomePart, Item, ItemKind, ObservationPart, PartHeader, peek_header
 from fraud.kernel import EVENT_WORDS
 
 HEADER = PartHeader(home_shard=3, batch=2**40, index=1, parts=4)
@@ -21,6 +21,7 @@ def test_home_part_keeps_items_of_all_kinds_in_order() -> None:
         Item(ItemKind.TRANSACTION, b"one", 5, late=True, timestamp_ms=9, features=features[0]),
         Item(ItemKind.DEAD_LETTER, b""),
         Item(ItemKind.LABEL, b"label", 6),
+        Item(ItemKind.ERASURE, b"erasure", 0),
         Item(ItemKind.TRANSACTION, b"two", 7, features=features[1]),
     ]
     unpacked = HomePart.unpack(HomePart(HEADER, items).pack())
@@ -40,18 +41,18 @@ def test_home_part_keeps_items_of_all_kinds_in_order() -> None:
             assert item.features.tobytes() == other.features.tobytes()
 
 
-def test_observation_part_keeps_keys_rows_and_labels() -> None:
+def test_observation_part_keeps_keys_rows_and_entries() -> None:
     rng = np.random.default_rng(1)
     part = ObservationPart(
         HEADER,
         np.array([[0, 1, 0], [2, 4, 1], [2, 2, 0]]),
-        np.array([False, True, False]),
+        np.array([Entry.EVENT, Entry.ERASURE, Entry.LABEL], dtype=np.uint8),
         ["default|ü", "", "a|b"],
         rng.integers(-9, 9, (2, EVENT_WORDS)),
     )
     unpacked = ObservationPart.unpack(part.pack())
     assert unpacked.keys == part.keys
-    for name in ("table", "is_label", "rows"):
+    for name in ("table", "entries", "rows"):
         assert np.array_equal(getattr(unpacked, name), getattr(part, name))
     assert unpacked.rows.flags.writeable
 
