@@ -72,6 +72,8 @@ class CountingObserve(_Uncopied):
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
         rows = json.loads(payload)
+        if isinstance(rows, dict):
+            return [Part(shard, payload)]
         for row in rows:
             row["shard"] = shard
             row["shard_number"] = _next_number(self._seen, shard, "all", maps["entities"])
@@ -80,17 +82,18 @@ class CountingObserve(_Uncopied):
 
 class CountingInfer:
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
+        rows = json.loads(payload)
+        if isinstance(rows, dict):
+            maps["control"].put(rows["control"], b"%d:%s" % (shard, (rows["value"] or "none").encode()))
+            return []
         rules = maps["control"].get("rules")
         out: list[OutRow] = []
-        for row in json.loads(payload):
+        for row in rows:
             if row["home"] != shard:
                 raise AssertionError(row)
             value = json.dumps({**row, "rules": rules and rules.decode()}).encode()
             out.append(OutRow(_topic_of(row), None if row["card"] is None else b"k", value))
         return out
-
-    def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
-        maps["control"].put(kind, b"%d:%s" % (shard, payload or b"none"))
 
 
 def _next_number(seen: dict[tuple[int, str], int], shard: int, name: str, state: ByteMap) -> int:
