@@ -18,7 +18,7 @@ from fraud.catalogue import CATALOGUE, EVENT_FEATURES
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from fraud.vector import event_features, event_row
-from serving.degraded import DOOR_WORDS
+from serving.degraded import sides_down
 from serving.model import Model
 from serving.records import Decision
 from serving.scoring import Scorer, ScoringInput
@@ -129,15 +129,9 @@ def _differences(recorded: Decision, again: Decision) -> Iterable[Difference]:
             before, after = getattr(recorded, field.name), getattr(again, field.name)
             if _bits(before) != _bits(after):
                 yield Difference(field.name, _plain(before), _plain(after))
-    before, after = _sides_down(recorded.degraded), _sides_down(again.degraded)
+    before, after = sides_down(recorded.degraded), sides_down(again.degraded)
     if before != after:
         yield Difference("degraded", recorded.degraded, again.degraded)
-
-
-def _sides_down(degraded: str | None) -> frozenset[str]:
-    """Which of model and rules were down, in the words of either door."""
-    words = frozenset((degraded or "").replace("model_and_rules_down", "model_down,rules_down").split(",")) - {""}
-    return words - DOOR_WORDS
 
 
 def _bits(value: Any) -> Any:

@@ -75,12 +75,13 @@ class Evaluation:
         self._features = features
         self._fields = event_fields
 
-    def reasons(self) -> list[tuple[Fired, ...]]:
-        """List, for each event of the batch, the rules that fired; messages are written only here."""
-        listed: list[list[Fired]] = [[] for _ in range(self.score.shape[0])]
-        rules, rows = np.nonzero(self.fired)
-        for index, row in zip(rules.tolist(), rows.tolist(), strict=True):
-            listed[row].append(self._reason(self._compiled[index], row))
+    def reasons(self, rows: NDArray[np.intp] | None = None) -> list[tuple[Fired, ...]]:
+        """List, for each event of the batch or of its given rows, the rules that fired; messages are written only here."""
+        fired = self.fired if rows is None else self.fired[:, rows]
+        listed: list[list[Fired]] = [[] for _ in range(fired.shape[1])]
+        rules, places = np.nonzero(fired)
+        for index, place in zip(rules.tolist(), places.tolist(), strict=True):
+            listed[place].append(self._reason(self._compiled[index], place if rows is None else int(rows[place])))
         return [tuple(reasons) for reasons in listed]
 
     def _reason(self, compiled: _Compiled, row: int) -> Fired:
@@ -161,6 +162,11 @@ class RuleSet:
         """Return the canonical JSON: rules in the order of listing, keys sorted, no spaces."""
         plain = {"rules": [rule.to_plain() for rule in self.rules]}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+    @property
+    def active(self) -> tuple[Rule, ...]:
+        """The rules that are not disabled, in the order of listing, which is that of :attr:`Evaluation.fired`."""
+        return tuple(item.rule for item in self._compiled)
 
     def evaluate(self, features: NDArray[np.float64], event_fields: EventFields) -> Evaluation:
         """Evaluate all rules that are not disabled over a batch.

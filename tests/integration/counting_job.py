@@ -16,6 +16,7 @@ from typing import Any
 from flink_jobs import score
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, OutRow, Part, Record
+from flink_jobs.ingest import CONTROL
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
 from infra import scoring_job
@@ -47,6 +48,8 @@ class CountingIngest(_Uncopied):
         self._seen: dict[tuple[int, str], int] = {}
 
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
+        if records[0].source in CONTROL:
+            return [Part(shard, json.dumps({"control": r.source, "value": r.value and r.value.decode()}).encode()) for r in records]
         targets: list[list[dict[str, Any]]] = [[] for _ in range(SHARDS)]
         for record in records:
             card = (record.key or b"").decode("latin-1")
