@@ -167,15 +167,9 @@ def _print_draft(draft: Draft) -> None:
     ]
     print_table(("rule", "fires", "fired in production", "fraud, good, unknown", "precision"), rules)
     released = draft.unlabelled_released
-    print_lines(
-        [
-            "",
-            (
-                f"without a label, because production stopped them: {released.events:,} would be released, with about {released.fraud:.1f} "
-                f"frauds among them ({released.fraud_low:.1f} to {released.fraud_high:.1f}), estimated from labelled decisions of like score"
-            ),
-        ]
-    )
+    estimate = f"about {released.fraud:.1f} frauds among them ({released.fraud_low:.1f} to {released.fraud_high:.1f})"
+    print_lines(["", f"of what production stopped and nobody labelled, {released.events:,} would be released, with {estimate},"])
+    print_lines(["estimated from labelled decisions of like score", ""])
     print_table(("merchant", "tenant", "stricter", "looser"), [(m.merchant_id, m.tenant_id, m.stricter, m.looser) for m in draft.merchants])
     for title, examples in (("stricter", draft.stricter), ("looser", draft.looser)):
         rows = [(e.decision_id, e.merchant_id, f"{e.currency} {e.amount_minor:,}", f"{e.before} to {e.after}", e.truth) for e in examples]

@@ -201,10 +201,8 @@ def _history(decided: list[_Part], applied: Columns, also: Sequence[str]) -> Led
     seqs, served_seqs = _seqs(decisions, "entities"), _seqs(decisions, "served_at")
     served = [part.features for part in decided]
     first = decisions.frame["decision_id"].is_first_distinct()
-    frame, items = (
-        decisions.frame,
-        {name: table for name, table in decisions.items.items() if f"{name}.seq" not in (*_POSITIONS, *_SERVED_AT)},
-    )
+    frame = decisions.frame
+    items = {name: table for name, table in decisions.items.items() if f"{name}.seq" not in (*_POSITIONS, *_SERVED_AT)}
     if not first.all():
         frame, kept = frame.filter(first), first.to_numpy()
         items = {name: _items_of(table, kept) for name, table in items.items()}
