@@ -212,7 +212,8 @@ def backtest(
         history, decided, rows, rules_of=rules_of, model_of=model_of, on_done=on_step("reproducing decisions", len(rows))
     )
     newest_ms = int(times.max())
-    tried, fired = None, dict[str, tuple[str, ...]]()
+    tried: Draft | None = None
+    fired: Mapping[str, tuple[str, ...]] = {}
     if reproduction.equal:
         truth = truth_of(_newest_labels(history), *_facts(history, rows), newest_ms - maturity_ms)
         tried, fired = _try(history, decided, rows, draft, truth, reproduction, on_step("trying the draft", len(rows)))

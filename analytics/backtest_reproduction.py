@@ -141,7 +141,7 @@ def _by_versions(frame: pl.DataFrame, rows: Rows) -> Iterator[tuple[tuple[str | 
     """Rows by what decided them, each group in ascending order."""
     versions = frame[rows].select("rule_set_hash", "model_sha256").with_columns(pl.Series("at", rows))
     for key, group in versions.group_by(["rule_set_hash", "model_sha256"], maintain_order=True):
-        yield (key[0], key[1]), group["at"].to_numpy()  # type: ignore[misc]
+        yield (key[0], key[1]), group["at"].to_numpy()
 
 
 class _Recorded:

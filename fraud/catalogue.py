@@ -284,13 +284,16 @@ def _nearest(name: str) -> str | None:
     stem, window = (match[1], match[2]) if match else (name, "")
     endings = [f"{aggregate}{window}" for aggregate in (_WINDOWED if match else _WINDOWLESS)]
     known = [f"{kind}_{ending}" for kind in KINDS for ending in endings]
-    for candidate in get_close_matches(stem + window, known, n=3, cutoff=0.7):
-        try:
-            _parse(candidate)
-        except UnknownFeature:
-            continue
-        return candidate
-    return None
+    close = get_close_matches(stem + window, known, n=3, cutoff=0.7)
+    return next((candidate for candidate in close if _is_known(candidate)), None)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        _parse(name)
+    except UnknownFeature:
+        return False
+    return True
 
 
 def _checked(feature: _Feature) -> _Feature:

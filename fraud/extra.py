@@ -52,6 +52,7 @@ class ExtraFeatures:
         first = len(EVENT_FEATURES)
         self.names: tuple[str, ...] = catalogue.names[first:]
         self.slices = extra_columns(self.names)
+        self._widths = [len(range(*columns.indices(len(self.names)))) for columns in self.slices]
         self._evaluator = Evaluator(catalogue)
         self._entries = catalogue.entries[first:]
 
@@ -62,8 +63,7 @@ class ExtraFeatures:
 
     def width(self, kind: int) -> int:
         """How many of them are of a kind."""
-        columns = self.slices[kind]
-        return columns.stop - columns.start
+        return self._widths[kind]
 
     def peek(self, kind: int, state: NDArray[np.int64], row: NDArray[np.int64], out: NDArray[np.float64]) -> None:
         """Write those of a kind as of an event, over the entity's state before the event is applied; changes nothing."""

@@ -343,7 +343,8 @@ class _Compiler:
             return
         self._in_array = True
         at = self._add(ARRAY, self._slot(path))
-        is_record = getattr(_resolved(type_["items"], self._named), "get", {}.get)("type") == "record"
+        items = _resolved(type_["items"], self._named)
+        is_record = isinstance(items, dict) and items["type"] == "record"
         self._value(type_["items"], path if is_record else f"{path}.{_ITEM}")
         if len(self.program) == at + 1:
             raise NotCovered(f"{path}: items without bytes")

@@ -278,8 +278,8 @@ def test_labels_and_money_are_those_of_the_ledger(recorded: Recorded) -> None:
     assert result.draft is not None
     labels: dict[tuple[str, str], bool] = {}
     applied = [codec().decode_label_applied(value) for topic, value in recorded.records if topic == ledger.LABELS_APPLIED]
-    for one in sorted(applied, key=lambda label: label.label_time_ms):
-        labels[one.tenant_id, one.transaction_id] = one.is_fraud
+    for label in sorted(applied, key=lambda label: label.label_time_ms):
+        labels[label.tenant_id, label.transaction_id] = label.is_fraud
     after = {identity: outcome for identity, (outcome, _) in _one_by_one(recorded, nothing).items()}
     released = [one for one in recorded.decisions() if one.outcome != "ALLOW" and after[one.decision_id] == "ALLOW"]
     fraud = [one for one in released if labels.get((one.tenant_id, one.transaction_id))]
