@@ -22,7 +22,7 @@ from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from tests.unit.test_model import train_text
 from training.ledger_history import LedgerHistory, load
 
-from .pipeline import Pipeline, codec, record
+from .pipeline import Pipeline, codec, record, transaction
 
 START_MS = 1_700_000_000_000
 SHIPPED = load_rules(DEFAULT_RULES_PATH, CATALOGUE.index)
@@ -65,26 +65,13 @@ def traffic(seed: int, count: int) -> list[Transaction | Label]:
     for number in range(count):
         card = card if rng.random() < 0.6 else rng.randrange(14)
         clock_ms += rng.choice([5_000, 60_000, 400_000])
-        has_position = rng.random() < 0.5
-        tx = Transaction(
-            transaction_id=f"t{number}",
-            tenant_id=rng.choice(["default", "acme"]),
-            card_id=f"card{card}",
-            merchant_id=f"m{rng.randrange(6)}",
-            amount_minor=rng.choice([rng.randrange(1, 3_000), rng.randrange(1, 60_000), rng.randrange(1, 400_000)]),
-            currency=rng.choice(["USD", "EUR", "JPY"]),
-            event_time_ms=clock_ms - rng.choice([0, 0, 0, rng.randrange(0, 1_800_000)]),
-            user_id=rng.choice([None, f"u{card % 5}"]),
-            device_id=rng.choice([None, f"d{card}"]),
-            ip_address=rng.choice([None, "8.8.8.8", "1.1.1.1"]),
-            channel=rng.choice([None, "pos", "online"]),
-            declined=rng.random() < 0.1,
-            merchant_mcc=rng.choice([None, 5411, 5999]),
-            lat=rng.choice([48.2] * 9 + [40.7]) if has_position else None,
-            lon=16.4 if has_position else None,
-            country=rng.choice([None, "AT", "AT", "AT", "US"]),
-            card_country="AT",
-        )
+        tx = transaction(rng, number, clock_ms - rng.choice([0, 0, 0, rng.randrange(0, 1_800_000)]))
+        tx.card_id, tx.device_id, tx.country = f"card{card}", rng.choice([None, f"d{card}"]), rng.choice([None, "AT", "AT", "AT", "US"])
+        tx.amount_minor = rng.choice([rng.randrange(1, 3_000), rng.randrange(1, 60_000), tx.amount_minor])
+        if tx.user_id is not None:
+            tx.user_id = f"u{card % 5}"
+        if tx.lat is not None and rng.random() < 0.8:
+            tx.lat = 48.2
         found.append(tx)
         if rng.random() < 0.15:
             ids = (tx.transaction_id, tx.tenant_id, tx.card_id, tx.merchant_id)

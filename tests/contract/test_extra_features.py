@@ -12,7 +12,7 @@ import pytest
 
 from analytics.backtest import Backtest, backtest
 from analytics.history import DECISION_FIELDS
-from fraud.events import Kind
+from fraud.events import Kind, entities_of
 from fraud.rules import RuleSet
 from serving import ledger
 from serving.records import Decision
@@ -21,8 +21,8 @@ from tests.scoring_world import CODEC, RULES, InForce, World
 from training.ledger_history import load
 
 from .backtest_world import VELOCITY, release, rule, with_rules
-from .pipeline import Pipeline, record
-from .test_api_parity import START_MS, Stream, copy_to_store, entities, label_of, transaction
+from .pipeline import Pipeline, record, transaction
+from .test_api_parity import START_MS, Stream, copy_to_store, label_of
 
 WINDOWS = with_rules(
     RULES,
@@ -74,7 +74,7 @@ def play(events: int, seed: int, *, behind: float) -> Play:
         else:
             tx.ip_hash = None
             world.answers._with.enricher.enrich(tx)
-        (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+        (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
         touched = [(kind, position.key) for kind, position in zip(_kinds(kept), kept.entities, strict=True)]
         if rng.random() < 0.2:
             label = label_of(tx, clock_ms, rng)
@@ -116,7 +116,7 @@ def test_without_the_store_such_windows_are_missing_and_history_agrees() -> None
     world.redis.is_down = True
     asyncio.run(world.ask(transaction(random.Random(1), 1, START_MS)))
     tx = CODEC.decode_transaction(world.publisher.published[-1][1])
-    (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities(tx))
+    (kept,) = stream.apply(CODEC.encode_transaction(tx), tx.card_id, entities_of(tx))
     assert [feature.name for feature in kept.extra_features] == list(NAMES)
     assert np.isnan([feature.value for feature in kept.extra_features]).all()
     result = Play(stream.ledger).backtest(WINDOWS)
