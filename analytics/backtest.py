@@ -50,6 +50,10 @@ _MERCHANTS = 10
 _OUTCOMES = tuple(outcome.name for outcome in Outcome)
 _TRUTH_NAMES = {FRAUD: "fraud", GOOD: "good"}
 _FOREVER = 1 << 62
+_MEASURED = (
+    *("decision_id", "model_score", "transaction.tenant_id", "transaction.merchant_id", "transaction.currency"),
+    "transaction.amount_minor",
+)
 
 
 class NothingToTest(ValueError):
@@ -304,7 +308,7 @@ def _try(
     on_done: Progress,
 ) -> tuple[Draft, Mapping[str, tuple[str, ...]]]:
     trial = _answers(decided, rows, draft, reproduction, on_done)
-    frame = decided.frame[rows]
+    frame = decided.frame.select(_MEASURED)[rows]
     before, after = trial.before > Outcome.ALLOW, trial.after > Outcome.ALLOW
     scores = frame["model_score"].fill_null(np.nan).to_numpy()
     looser, stricter = trial.after < trial.before, trial.after > trial.before
@@ -335,7 +339,7 @@ def _try(
 
 
 def _answers(decided: Decided, rows: Rows, draft: RuleSet, reproduction: Reproduction, on_done: Progress) -> _Trial:
-    frame = decided.frame[rows]
+    frame = decided.frame.select("outcome", "model_score", "degraded")[rows]
     before = frame["outcome"].replace_strict(_OUTCOMES, list(range(len(_OUTCOMES))), return_dtype=pl.Int8).to_numpy()
     scores = frame["model_score"].fill_null(np.nan).to_numpy()
     down = [sides_down(text) for text in frame["degraded"].to_list()] if frame["degraded"].null_count() < len(rows) else []

@@ -56,20 +56,26 @@ class Decided:
         """The recorded fields, one row a decision."""
         return self._frame
 
+    def features_of(self, rows: NDArray[np.intp]) -> Floats:
+        """The features of some decisions, ``float64[B, F]``; not a copy when they are neighbours."""
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            return self.features[rows[0] : rows[-1] + 1]
+        return self.features[rows]
+
     def extra_of(self, rules: RuleSet, rows: NDArray[np.intp]) -> Floats:
         """What a rule set asks for beyond the catalogue, of some decisions: ``float64[B, E]``."""
         return self.extra[rows][:, [self._place[name] for name in rules.extra]]
 
     def evaluate(self, rules: RuleSet, rows: NDArray[np.intp], anomaly: Anomaly | None) -> Evaluation:
         """What a rule set says of some decisions; ``anomaly`` as their model said it, None where there was none."""
-        features = self.features[rows]
+        features = self.features_of(rows)
         if rules.extra:
             features = np.hstack([features, self.extra_of(rules, rows)])
         return rules.evaluate(features, self._fields(rules, rows, anomaly))
 
     def _fields(self, rules: RuleSet, rows: NDArray[np.intp], anomaly: Anomaly | None) -> Mapping[str, Any]:
         asked = [name for name in rules.fields if name not in CONTEXT_FIELDS]
-        frame = self._frame[rows].select(*(pl.col(f"{_TX}{name}").alias(name) for name in asked), "late_event")
+        frame = self._frame.select(*(pl.col(f"{_TX}{name}").alias(name) for name in asked), "late_event")[rows]
         columns: dict[str, Any] = {name: frame[name].to_list() for name in frame.columns}
         columns |= {f"{kind}_blacklisted": mask[rows] for kind, mask in self._blacklisted.items()}
         if anomaly is not None:

@@ -139,7 +139,7 @@ def _features_differing(history: LedgerHistory, features: Floats) -> Iterator[tu
 
 def _by_versions(frame: pl.DataFrame, rows: Rows) -> Iterator[tuple[tuple[str | None, str | None], Rows]]:
     """Rows by what decided them, each group in ascending order."""
-    versions = frame[rows].select("rule_set_hash", "model_sha256").with_columns(pl.Series("at", rows))
+    versions = frame.select("rule_set_hash", "model_sha256")[rows].with_columns(pl.Series("at", rows))
     for key, group in versions.group_by(["rule_set_hash", "model_sha256"], maintain_order=True):
         yield (key[0], key[1]), group["at"].to_numpy()
 
@@ -169,9 +169,9 @@ def _compare(
     missing = np.full(len(rows), np.nan)
     raw, calibrated, anomaly = missing, missing, None
     if model is not None:
-        raw, calibrated = model.predict(decided.features[rows])
+        raw, calibrated = model.predict(decided.features_of(rows))
         if model.anomaly is not None:
-            anomaly = Anomaly(*model.anomaly.evaluate(decided.features[rows]))
+            anomaly = Anomaly(*model.anomaly.evaluate(decided.features_of(rows)))
     evaluation = None if rules is None else decided.evaluate(rules, rows, anomaly)
     made = decide(
         None if model is None else calibrated,
@@ -218,7 +218,8 @@ def _hits_differ(evaluation: Evaluation | None, rules: RuleSet | None, recorded:
     same = np.flatnonzero(~differs & (fired > 0))
     if not len(same):
         return differs
-    places = np.concatenate([np.arange(recorded.hit_starts[row], recorded.hit_starts[row + 1]) for row in rows[same].tolist()])
+    lengths = fired[same]
+    places = np.repeat(recorded.hit_starts[rows[same]] - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
     theirs = recorded.hits[places].select(HIT_FIELDS)
     reasons = evaluation.reasons(same)
     ours = pl.DataFrame(
@@ -233,7 +234,7 @@ def _hits_differ(evaluation: Evaluation | None, rules: RuleSet | None, recorded:
     unequal = np.zeros(len(places), dtype=np.bool_)
     for name in HIT_FIELDS:
         unequal |= ours[name].ne_missing(theirs[name]).to_numpy()
-    differs[np.repeat(same, fired[same])[unequal]] = True
+    differs[np.repeat(same, lengths)[unequal]] = True
     return differs
 
 
