@@ -26,6 +26,7 @@ from api.sides import Sides
 from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Entity, Transaction, decision_id, entities_of
+from fraud.rules import RuleSet
 from serving.codec import Codec
 from serving.decision_index import keep_command
 from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
@@ -150,10 +151,12 @@ class Answers:
         reading = await self._claim_and_read(questions)
         mine = [one for one in questions if one.result is None and not one.waits]
         if mine:
-            evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states)
+            rules = self._with.sides.rules
+            asked = () if rules is None else rules.extra
+            evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states, asked)
             timing.features_s = self._clock() - read_s
             self._with.metrics.features(timing.features_s)
-            bodies = self._decide(mine, evaluated, reading.read_at_ms, trace, timing)
+            bodies = self._decide(mine, evaluated, rules, reading.read_at_ms, trace, timing)
             await self._finish(mine, bodies)
         await self._give_back([one for one in questions if isinstance(one.result, Exception)])
         await self._wait_for_others([one for one in questions if one.waits])
@@ -196,7 +199,9 @@ class Answers:
                 if states is not None and self._with.features.has_applied(one.transaction, states):
                     one.result = _already_decided(one.transaction)
 
-    def _decide(self, mine: list[_Question], evaluated: Evaluated, read_at_ms: int, trace: Trace, timing: Timing) -> list[bytes]:
+    def _decide(
+        self, mine: list[_Question], evaluated: Evaluated, rules: RuleSet | None, read_at_ms: int, trace: Trace, timing: Timing
+    ) -> list[bytes]:
         begin_s = self._clock()
         transactions = [one.transaction for one in mine]
         decisions = self._with.sides.score(
@@ -206,7 +211,9 @@ class Answers:
                 late=[False] * len(mine),  # lateness is the watermark's word, and there is none here
                 entities=[[] if evaluated.views is None else [view.position(1) for view in views] for views in _views(evaluated, mine)],
                 blacklisted=self._with.blocked.lists_of(transactions),
-            )
+                extra=evaluated.extra,
+            ),
+            rules,
         )
         timing.scoring_s = self._clock() - begin_s
         self._with.metrics.scored(timing.scoring_s)

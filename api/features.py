@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Entity, Kind, Transaction, entities_of, entity_key, hash64
+from fraud.extra import ExtraFeatures
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, state_seq, state_time_ms
 from fraud.vector import Evaluator, event_row
@@ -41,10 +42,14 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """``features`` is float64[B, F]; ``views`` has what was known of each event's entities, or is None when nothing could be read."""
+    """``features`` is float64[B, F]; ``views`` has what was known of each event's entities, or is None when nothing could be read.
+
+    ``extra`` is float64[B, E], the features beyond the catalogue that were asked for; None when none were.
+    """
 
     features: NDArray[np.float64]
     views: list[list[View]] | None
+    extra: NDArray[np.float64] | None = None
 
 
 class FeatureReader:
@@ -53,6 +58,7 @@ class FeatureReader:
     def __init__(self) -> None:
         self._evaluator = Evaluator()
         self._columns = self._evaluator.catalogue.slices
+        self._extra = ExtraFeatures(())
 
     @staticmethod
     def decoded(entities: Sequence[Entity], reading: Reading) -> States:
@@ -75,24 +81,34 @@ class FeatureReader:
         state = states[Kind.CARD, entity_key(tx.tenant_id, tx.card_id)]
         return state is not None and bool(has_transaction(state, hash64(f"{tx.tenant_id}|{tx.transaction_id}")))
 
-    def evaluate(self, transactions: Sequence[Transaction], states: States | None) -> Evaluated:
-        """Evaluate events one after the other; ``states`` is used up.  Without states every windowed feature is missing."""
+    def evaluate(self, transactions: Sequence[Transaction], states: States | None, extra: Sequence[str] = ()) -> Evaluated:
+        """Evaluate events one after the other; ``states`` is used up.  Without states every windowed feature is missing.
+
+        ``extra`` names the features beyond the catalogue that the rule set asks for.
+        """
+        if extra != self._extra.names:
+            self._extra = ExtraFeatures(extra)
         matrix = np.full((len(transactions), self._evaluator.catalogue.size), np.nan)
+        extra_matrix = np.full((len(transactions), len(extra)), np.nan)
         views: list[list[View]] = []
-        for vector, tx in zip(matrix, transactions, strict=True):
+        for vector, extra_vector, tx in zip(matrix, extra_matrix, transactions, strict=True):
             row = event_row(tx)
             self._evaluator.event(row, vector)
             if states is None:
                 continue
-            known = [self._observe(entity, row, vector, states) for entity in entities_of(tx)]
+            known = [self._observe(entity, row, vector, extra_vector, states) for entity in entities_of(tx)]
             views.append([view for view in known if view is not None])
-        return Evaluated(matrix, None if states is None else views)
+        return Evaluated(matrix, None if states is None else views, extra_matrix if extra else None)
 
-    def _observe(self, entity: Entity, row: NDArray[np.int64], vector: NDArray[np.float64], states: States) -> View | None:
+    def _observe(
+        self, entity: Entity, row: NDArray[np.int64], vector: NDArray[np.float64], extra_vector: NDArray[np.float64], states: States
+    ) -> View | None:
         kind, key = entity
         state = states[entity]
         if state is None:
             return None
         view = View(KINDS[kind], key, state_seq(state), state_time_ms(state))
+        if extra_vector.size:
+            self._extra.peek(kind, state, row, extra_vector[self._extra.slices[kind]])
         states[entity] = self._evaluator.observe(kind, state, row, vector[self._columns[kind]])
         return view

@@ -86,7 +86,7 @@ class _WatchedRules:
     def __init__(self, rules: RuleSet, side: _Side) -> None:
         self._rules = rules
         self._side = side
-        self.hash, self.fields = rules.hash, rules.fields
+        self.hash, self.fields, self.extra = rules.hash, rules.fields, rules.extra
 
     def evaluate(self, features: Any, event_fields: Any) -> Any:
         return self._side.run(self._rules.evaluate, features, event_fields)
@@ -115,10 +115,15 @@ class Sides:
         self._in_force = in_force
         self._work = work
 
-    def score(self, batch: ScoringInput) -> list[Decision]:
-        """Decide a batch; never fails for a side that does."""
+    @property
+    def rules(self) -> RuleSet | None:
+        """The rule set in force: what it asks for must be evaluated before it can be asked."""
+        return self._in_force.rules
+
+    def score(self, batch: ScoringInput, rules: RuleSet | None) -> list[Decision]:
+        """Decide a batch with the rule set that its extra features were evaluated for; never fails for a side that does."""
         model_side, rules_side = (_Side(self.breakers[name], self._work) for name in ("model", "rules"))
-        model, rules = self._in_force.model, self._in_force.rules
+        model = self._in_force.model
         watched_model = None if model is None or not model_side.breaker.admits() else cast(Model, _WatchedModel(model, model_side))
         watched_rules = None if rules is None or not rules_side.breaker.admits() else cast(RuleSet, _WatchedRules(rules, rules_side))
         while True:

@@ -7,6 +7,7 @@ import getpass
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from cli import backtest
 from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing_file
 from cli.output import print_error, print_lines, print_table, report, stopwatch
 
@@ -60,7 +61,7 @@ def register(commands: Commands) -> None:
     )
     scan.add_argument("--window-s", type=int, default=300, metavar="N", help="length of the windows (default 300)")
 
-    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, promote, rollback, history")
+    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, backtest, promote, rollback, history")
     add_command(rules, "list", _rules_list, "the rules in force")
     validate = add_command(rules, "validate", _rules_validate, "check a rule file (exit status 1 when it cannot be used)")
     validate.add_argument("file", type=existing_file)
@@ -68,6 +69,7 @@ def register(commands: Commands) -> None:
     draft.add_argument("file", type=existing_file)
     shadow = add_command(rules, "shadow", _rules_shadow, "try a draft beside the rules in force: reported, and counting for nothing")
     shadow.add_argument("hash", help="of the draft, or the start of it")
+    backtest.register(rules)
     promote = add_command(rules, "promote", _rules_promote, "put a rule file in force in the running job, without a restart")
     promote.add_argument("file", type=existing_file)
     rollback = add_command(rules, "rollback", _rules_rollback, "put an earlier version back in force, under a new number")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flink_jobs.cores import ByteMap
 from flink_jobs.reemit import IDLE_MS, Reemission, map_key
 from fraud.events import Kind
+from fraud.extra import ExtraFeatures
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, encode_state, erased_state, state_seq, state_time_ms
 from fraud.vector import Evaluator
@@ -50,6 +51,10 @@ class EntityLogs:
         """Apply an event, write the kind's features to ``out``, and return the number at which the log stands now."""
         state = self._evaluator.observe(kind, self._load(states, kind, key), row, out)
         return self._keep((kind, key), state)
+
+    def peek(self, states: ByteMap, kind: int, key: str, row: NDArray[np.int64], extra: ExtraFeatures, out: NDArray[np.float64]) -> None:
+        """Write the kind's extra features as of an event that is not applied yet; changes nothing."""
+        extra.peek(kind, self._load(states, kind, key), row, out)
 
     def label(self, states: ByteMap, kind: int, key: str, tx_time_ms: int, tx_hash: int, is_fraud: bool) -> int:
         """Apply a label and return the number at which the log stands now."""

@@ -5,13 +5,14 @@ so decisions of one card keep the order of its events. An event that the API has
 enters the ledger as it was given, and how far the stream's own score is from it is the skew. What is being gathered is not part
 of the state: ``ingest`` emits the parts of a batch between two checkpoint barriers, and with aligned checkpoints each operator
 has taken in all that was sent before a barrier when it takes its snapshot, so no batch is ever half here at a checkpoint. Every
-attempt of the job numbers its batches from 1. Rule sets and model choices arrive as control records between batches and are part
-of this operator's state, so a restore scores with what was in force at the checkpoint.
+attempt of the job numbers its batches from 1. Rule sets and model choices come through ``ingest`` with the number of the batch from
+which they are in force, and are part of this operator's state, so a restore scores with what was in force at the checkpoint.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,10 +21,12 @@ from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, OutRow
 from flink_jobs.handover import Handover
-from flink_jobs.packing import FeaturePart, HomePart, Item, ItemKind, peek_header, unpack_home
+from flink_jobs.packing import ControlPart, FeaturePart, HomePart, Item, ItemKind, peek_header, unpack_home
 from fraud.catalogue import Catalogue
 from fraud.decide import Outcome
 from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
+from fraud.extra import extra_columns
+from fraud.rules import RuleSet
 from serving import ledger
 from serving.codec import Codec
 from serving.logs import DecisionLog
@@ -44,6 +47,7 @@ class _Gathering:
 
     next_batch: int = 1
     parts: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    controls: deque[ControlPart] = field(default_factory=deque)
 
 
 class Infer:
@@ -80,6 +84,8 @@ class Infer:
         self._models = models
         self._columns = catalogue.slices
         self._size = catalogue.size
+        self._home_width = catalogue.slices[Kind.CARD].stop
+        self._widths = [columns.stop - columns.start for columns in catalogue.slices]
         self._handover = handover
         self._blacklisted = blacklisted
         self._now_ms = now_ms
@@ -92,16 +98,26 @@ class Infer:
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
         """Take in one part; returns the rows of every batch that it makes ready to leave."""
-        _, header = peek_header(payload)
+        part_type, header = peek_header(payload)
         gathering = self._gathering.setdefault(shard, _Gathering())
         if header.batch < gathering.next_batch:
             raise RuntimeError(f"batch {header.batch} of shard {shard} has left already: operators of two attempts of the job meet")
-        gathering.parts.setdefault(header.batch, {})[header.index] = payload
+        if part_type == b"C":
+            gathering.controls.append(ControlPart.unpack(payload))
+        else:
+            gathering.parts.setdefault(header.batch, {})[header.index] = payload
         rows: list[OutRow] = []
+        self._adopt_due(shard, gathering, maps)
         while self._is_whole(gathering):
             rows += self._emit(shard, gathering.parts.pop(gathering.next_batch), maps["control"])
             gathering.next_batch += 1
+            self._adopt_due(shard, gathering, maps)
         return rows
+
+    def _adopt_due(self, shard: int, gathering: _Gathering, maps: Mapping[str, ByteMap]) -> None:
+        while gathering.controls and gathering.controls[0].header.batch <= gathering.next_batch:
+            due = gathering.controls.popleft()
+            self.control(shard, due.kind, due.body, maps)
 
     def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
         """Put a rule set or a model in force for a shard; one that cannot be used is refused and the old one stays."""
@@ -129,8 +145,11 @@ class Infer:
             answers.append(FeaturePart.unpack(own))
         seqs = np.full((len(items), len(Kind)), -1, dtype=np.int64)
         seqs[:, Kind.CARD] = [item.card_seq for item in items]
+        rules = self._rules.of(shard, lambda: control.get("rules"))
+        names = () if rules is None else rules.extra
+        extra = self._take_extra(items, answers, names) if names else None
         matrix = self._assemble(items, answers, seqs)
-        rows = self._decide(shard, items, matrix, seqs, control)
+        rows = self._decide(shard, items, matrix, extra, seqs, rules, control)
         for position, item in enumerate(items):
             if item.kind == ItemKind.LABEL:
                 rows.append(self._label_row(self._codec.decode_label(item.body), seqs[position]))
@@ -145,24 +164,45 @@ class Infer:
         matrix = np.full((len(items), self._size), np.nan)
         for position, item in enumerate(items):
             if item.features is not None:
-                matrix[position, : len(item.features)] = item.features
+                matrix[position, : self._home_width] = item.features[: self._home_width]
         for answer in answers:
             at = 0
             for (position, kind, seq), width in zip(answer.table.tolist(), answer.widths.tolist(), strict=True):
                 seqs[position, kind] = seq
                 if width:
-                    matrix[position, self._columns[kind]] = answer.values[at : at + width]
+                    matrix[position, self._columns[kind]] = answer.values[at : at + self._widths[kind]]
+                    at += width
+        return matrix
+
+    def _take_extra(self, items: list[Item], answers: list[FeaturePart], names: tuple[str, ...]) -> NDArray[np.float64]:
+        """The features beyond the catalogue of the batch's items, ``float64[items, E]``: they stand behind each kind's own."""
+        columns = extra_columns(names)
+        matrix = np.full((len(items), len(names)), np.nan)
+        for position, item in enumerate(items):
+            if item.features is not None:
+                matrix[position, columns[Kind.CARD]] = item.features[self._home_width :]
+        for answer in answers:
+            at = 0
+            for (position, kind, _), width in zip(answer.table.tolist(), answer.widths.tolist(), strict=True):
+                if width:
+                    matrix[position, columns[kind]] = answer.values[at + self._widths[kind] : at + width]
                     at += width
         return matrix
 
     def _decide(
-        self, shard: int, items: list[Item], matrix: NDArray[np.float64], seqs: NDArray[np.int64], control: ByteMap
+        self,
+        shard: int,
+        items: list[Item],
+        matrix: NDArray[np.float64],
+        extra: NDArray[np.float64] | None,
+        seqs: NDArray[np.int64],
+        rules: RuleSet | None,
+        control: ByteMap,
     ) -> list[OutRow]:
         positions = [position for position, item in enumerate(items) if item.kind == ItemKind.TRANSACTION]
         if not positions:
             return []
         transactions = [items[position].transaction or self._codec.decode_transaction(items[position].body) for position in positions]
-        rules = self._rules.of(shard, lambda: control.get("rules"))
         model = self._models.of(shard, lambda: control.get("models"))
         began_s = time.perf_counter()
         decisions = self._scorer.score(
@@ -172,6 +212,7 @@ class Infer:
                 late=[items[position].late for position in positions],
                 entities=[_positions(tx, seqs[position]) for tx, position in zip(transactions, positions, strict=True)],
                 blacklisted=self._blacklisted(transactions),
+                extra=None if extra is None else extra[positions],
             ),
             rules,
             model,

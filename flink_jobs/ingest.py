@@ -2,6 +2,9 @@
 
 For each record of a batch, in order: decode, validate, enrich, drop duplicates, apply to the card's log; then one observation
 part for each shard that owns other entities of the batch, and the home part for ``infer``.
+
+A rule set or a model passes through to ``infer`` between two batches: what a rule set asks for beyond the catalogue is computed
+from the very batch on from which it is in force.
 """
 
 from __future__ import annotations
@@ -18,13 +21,26 @@ from numpy.typing import NDArray
 from flink_jobs.cores import ByteMap, Part, Record
 from flink_jobs.entities import EntityLogs, observed_kinds
 from flink_jobs.handover import Handover
-from flink_jobs.packing import Entry, HomePart, Item, ItemKind, ObservationPart, PartHeader, join_home
+from flink_jobs.packing import (
+    ControlPart,
+    Entry,
+    HomePart,
+    Item,
+    ItemKind,
+    ObservationPart,
+    PartHeader,
+    join_home,
+    pack_names,
+    unpack_names,
+)
 from flink_jobs.progress import Progress
 from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
-from fraud.catalogue import EVENT_FEATURES, Catalogue
+from fraud.catalogue import CATALOGUE, EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entity_ids, entity_key, hash64
+from fraud.extra import ExtraFeatures
+from fraud.rules import InvalidRules, RuleSet
 from fraud.vector import all_event_features, event_words
 from serving import ledger
 from serving.codec import Codec
@@ -35,11 +51,13 @@ from serving.records import DeadLetter, Erasure
 from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
 
-__all__ = ["Ingest", "shard_of"]
+__all__ = ["CONTROL", "Ingest", "shard_of"]
 
 MAPS = ("cards",)
 _CARD = int(Kind.CARD)  # compiled code takes 30 us to find out what a member of an enumeration is
 _PROGRESS, _REFUSALS = "progress", "refusals"  # beside the cards in their map: one write a batch
+_EXTRA = "extra"  # beside them too: names of the features that the rule set in force asks for
+CONTROL = (ledger.RULES, "models")  # topics of what comes into force
 
 
 @lru_cache(maxsize=1 << 16)  # entities come again
@@ -124,6 +142,7 @@ class Ingest:
         self._refusals: dict[int, Refusals] = {}
         # number of each shard's last batch; counted anew by every attempt of the job, see ``infer``
         self._batches: dict[int, int] = {}
+        self._extra: dict[int, ExtraFeatures | None] = {}
         card = catalogue.slices[Kind.CARD]
         self._own = len(EVENT_FEATURES)
         self._width = card.stop
@@ -142,18 +161,22 @@ class Ingest:
 
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
         """Turn a batch of records into the parts that its entities' shards and ``infer`` need; raises TooManyRefused."""
-        self._metrics.batch(len(records))
         cards = maps["cards"]
+        if records and records[0].source in CONTROL:
+            return [self._control(shard, record, cards) for record in records]
+        self._metrics.batch(len(records))
         batch = _Batch(self._progress_of(shard, cards), [], [], [])
         # first what concerns each record alone, then, in order, what concerns the logs
         judged = [self._judge(record) for record in records]
         refusals = self._refusals_of(shard, cards)
         refusals.add([one.code if isinstance(one, InvalidEvent) else None for one in judged])
-        rows, vectors = self._event_features([one for one in judged if isinstance(one, _Accepted)])
+        extra = self._extra_of(shard, cards)
+        width = self._width if extra is None else self._width + extra.width(_CARD)
+        rows, vectors = self._event_features([one for one in judged if isinstance(one, _Accepted)], width)
         at = 0
         for record, one in zip(records, judged, strict=True):
             if isinstance(one, _Accepted):
-                self._transaction(record, one, rows[at], vectors[at], cards, batch)
+                self._transaction(record, one, rows[at], vectors[at], cards, batch, extra)
                 at += 1
             elif isinstance(one, Label):
                 self._label(record, one, cards, batch)
@@ -167,7 +190,30 @@ class Ingest:
         if not batch.items:
             return []
         number = self._batches[shard] = self._batches.get(shard, 0) + 1
-        return self._parts(shard, number, batch)
+        return self._parts(shard, number, batch, () if extra is None else extra.names)
+
+    def _control(self, shard: int, record: Record, cards: ByteMap) -> Part:
+        """Pass on what comes into force with the next batch."""
+        if record.source == ledger.RULES:
+            names = self._asked_by(record.value)
+            if names is not None:
+                cards.put(_EXTRA, pack_names(names))
+                self._extra[shard] = ExtraFeatures(names) if names else None
+        header = PartHeader(shard, self._batches.get(shard, 0) + 1, 0, 0)
+        return Part(shard, ControlPart(header, record.source, record.value).pack())
+
+    def _asked_by(self, value: bytes | None) -> tuple[str, ...] | None:
+        """Features beyond the catalogue that a rule set asks for; None for one that ``infer`` will refuse as well."""
+        try:
+            return RuleSet.from_json(self._codec.decode_rule(value).body, CATALOGUE.index).extra
+        except (InvalidEvent, InvalidRules):
+            return None
+
+    def _extra_of(self, shard: int, cards: ByteMap) -> ExtraFeatures | None:
+        if shard not in self._extra:
+            names = unpack_names(cards.get(_EXTRA) or b"")
+            self._extra[shard] = ExtraFeatures(names) if names else None
+        return self._extra[shard]
 
     def _judge(self, record: Record) -> _Accepted | Label | Erasure | InvalidEvent:
         try:
@@ -197,15 +243,23 @@ class Ingest:
         if answer.door != "api" or answer.decision_id != decision_id(tx.tenant_id, tx.transaction_id) or not 0.0 <= answer.score <= 1.0:
             raise InvalidEvent("bad_decision", "decided: not the API's decision of this transaction")
 
-    def _event_features(self, accepted: Sequence[_Accepted]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Event rows ``int64[n, EVENT_WORDS]``, and vectors ``float64[n, ...]`` as far as the card's features, which are still missing."""
+    @staticmethod
+    def _event_features(accepted: Sequence[_Accepted], width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Event rows ``int64[n, EVENT_WORDS]``, and vectors ``float64[n, width]`` in which the card's features are still missing."""
         rows = np.array([one.words for one in accepted], dtype=np.int64).reshape(len(accepted), k.EVENT_WORDS)
-        vectors = np.full((len(accepted), self._width), np.nan)
+        vectors = np.full((len(accepted), width), np.nan)
         all_event_features(rows, vectors)
         return rows, vectors
 
     def _transaction(
-        self, record: Record, accepted: _Accepted, row: NDArray[np.int64], features: NDArray[np.float64], cards: ByteMap, batch: _Batch
+        self,
+        record: Record,
+        accepted: _Accepted,
+        row: NDArray[np.int64],
+        features: NDArray[np.float64],
+        cards: ByteMap,
+        batch: _Batch,
+        extra: ExtraFeatures | None,
     ) -> None:
         tx, body, words = accepted
         key = entity_key(tx.tenant_id, tx.card_id)
@@ -214,7 +268,9 @@ class Ingest:
             # the API has answered what the stream had decided by itself: that decision stays
             self._metrics.transactions("duplicate" if tx.decided is None else "overtaken")
             return
-        seq = self._logs.observe(cards, _CARD, key, row, features[self._own :])
+        if extra is not None:
+            self._logs.peek(cards, _CARD, key, row, extra, features[self._width :])
+        seq = self._logs.observe(cards, _CARD, key, row, features[self._own : self._width])
         if late:
             self._metrics.late()
         item, at = len(batch.items), len(batch.rows)
@@ -284,7 +340,7 @@ class Ingest:
                 refusals.restore(data)
         return refusals
 
-    def _parts(self, home: int, number: int, batch: _Batch) -> list[Part]:
+    def _parts(self, home: int, number: int, batch: _Batch, extra: tuple[str, ...]) -> list[Part]:
         rows, by_shard = batch.rows, dict[int, list[_Observation]]()
         for observation in batch.observations:
             by_shard.setdefault(shard_of(observation.kind, observation.key, self._shards), []).append(observation)
@@ -293,9 +349,9 @@ class Ingest:
         header = PartHeader(home, number, 0, count)
         packed = HomePart(header, batch.items).pack()
         self._handover.put(home, number, packed, batch.items)
-        parts = [Part(home, join_home(packed, _observation_part(header, own, rows).pack() if own else b""))]
+        parts = [Part(home, join_home(packed, _observation_part(header, own, rows, extra).pack() if own else b""))]
         for index, (shard, mine) in enumerate(by_shard.items(), start=1):
-            parts.append(Part(shard, _observation_part(PartHeader(home, number, index, count), mine, rows).pack()))
+            parts.append(Part(shard, _observation_part(PartHeader(home, number, index, count), mine, rows, extra).pack()))
         return parts
 
 
@@ -307,8 +363,10 @@ def labelled_entities(label: Label) -> list[tuple[Kind, str]]:
     return entities
 
 
-def _observation_part(header: PartHeader, observations: list[_Observation], rows: list[NDArray[np.int64]]) -> ObservationPart:
+def _observation_part(
+    header: PartHeader, observations: list[_Observation], rows: list[NDArray[np.int64]], extra: tuple[str, ...]
+) -> ObservationPart:
     used = {row: i for i, row in enumerate(dict.fromkeys(observation.row for observation in observations))}
     table = np.array([(o.item, o.kind, used[o.row]) for o in observations], dtype=np.int64)
     entries = np.array([o.entry for o in observations], dtype=np.uint8)
-    return ObservationPart(header, table, entries, [o.key for o in observations], np.array([rows[row] for row in used]))
+    return ObservationPart(header, table, entries, [o.key for o in observations], np.array([rows[row] for row in used]), extra)

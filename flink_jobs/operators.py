@@ -29,7 +29,8 @@ __all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
 SWITCH_INTERVAL_S = 0.002
-SOURCES = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
+GATHERED = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
+SOURCES = (*GATHERED, *ingest.CONTROL)
 
 
 class FlinkMap:
@@ -155,7 +156,7 @@ class _CopiedShell(_Shell):
 
 
 class IngestOperator(_CopiedShell):
-    """Batches of Kafka records in, parts out."""
+    """Batches of Kafka records in, parts out; a control record is a batch of its own."""
 
     maps = ingest.MAPS
     build = staticmethod(assembly.build_ingest)
@@ -190,15 +191,12 @@ class ObserveOperator(_CopiedShell):
 
 
 class InferOperator(_Shell):
-    """Parts and control records in, output records out, a row each: ``(topic, key, value)``."""
+    """Parts in, output records out, a row each: ``(topic, key, value)``."""
 
     maps = infer.MAPS
     build = staticmethod(assembly.build_infer)
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
-        shard, kind, payload = value
-        if kind != "part":
-            self._core.control(shard, kind, _bytes(payload), self._maps)
-            return
+        shard, _, payload = value
         for out in self._core.process(shard, bytes(payload), self._maps):
             yield Row(*out)

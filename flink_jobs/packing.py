@@ -24,6 +24,7 @@ from fraud.kernel import EVENT_WORDS
 
 __all__ = [
     "PACKING_VERSION",
+    "ControlPart",
     "Entry",
     "FeaturePart",
     "HomePart",
@@ -32,14 +33,49 @@ __all__ = [
     "ObservationPart",
     "PartHeader",
     "join_home",
+    "pack_names",
     "peek_header",
     "unpack_home",
+    "unpack_names",
 ]
 
-PACKING_VERSION = 2
+PACKING_VERSION = 3
 _HEADER = struct.Struct("<BcHHHq")  # version, part type, home shard, part index, parts, batch
 _COUNTS = struct.Struct("<III")
 _SIZE = struct.Struct("<I")
+
+
+def pack_names(names: Sequence[str]) -> bytes:
+    """Names of features in their order."""
+    return ",".join(names).encode()
+
+
+def unpack_names(packed: bytes) -> tuple[str, ...]:
+    """Take apart what :func:`pack_names` joined."""
+    return tuple(packed.decode().split(",")) if packed else ()
+
+
+@dataclass(slots=True)
+class ControlPart:
+    """A rule set or a model, ``kind`` saying which, on its way through the home shard to ``infer``.
+
+    It is in force from the batch of the header on: the first whose features ``ingest`` has computed for it.
+    """
+
+    header: PartHeader
+    kind: str
+    body: bytes | None
+
+    def pack(self) -> bytes:
+        kind = self.kind.encode()
+        return b"".join((self.header.pack(b"C"), _COUNTS.pack(len(kind), self.body is not None, 0), kind, self.body or b""))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> ControlPart:
+        _, header = peek_header(payload)
+        length, has_body, _ = _COUNTS.unpack_from(payload, _HEADER.size)
+        at = _HEADER.size + _COUNTS.size
+        return cls(header, payload[at : at + length].decode(), payload[at + length :] if has_body else None)
 
 
 class ItemKind(IntEnum):
@@ -73,7 +109,7 @@ class PartHeader:
 
 
 def peek_header(payload: bytes) -> tuple[bytes, PartHeader]:
-    """Return a payload's type (``b"H"``, ``b"O"`` or ``b"F"``) and header; ValueError for another version."""
+    """Return a payload's type (``b"H"``, ``b"O"``, ``b"F"`` or ``b"C"``) and header; ValueError for another version."""
     version, part_type, home_shard, index, parts, batch = _HEADER.unpack_from(payload)
     if version != PACKING_VERSION:
         raise ValueError(f"a part of packing version {version}; this job reads {PACKING_VERSION}")
@@ -110,7 +146,8 @@ def _unpack_blobs(payload: bytes, at: int, count: int) -> tuple[list[bytes], int
 class Item:
     """One record of the batch: ``body`` is its framed Avro value: the sanitised transaction, the label, the dead letter or the erasure.
 
-    ``card_seq`` is the number of the card's log after it, ``features`` the event's and card's columns (transactions only).
+    ``card_seq`` is the number of the card's log after it, ``features`` the event's and card's columns, then the card's extra ones
+    (transactions only).
     """
 
     kind: ItemKind
@@ -168,7 +205,8 @@ class ObservationPart:
 
     ``table`` is ``int64[n, 3]``: item of the batch, entity kind, row of ``rows``; ``keys`` names the entities; ``rows`` is
     ``int64[m, EVENT_WORDS]``, an event row or, for a label, its (transaction time, transaction hash, fraud) in the first words;
-    an erasure's says nothing.  ``entries`` tells which of :class:`Entry` each observation is.
+    an erasure's says nothing.  ``entries`` tells which of :class:`Entry` each observation is; ``extra`` names the features beyond the
+    catalogue that are asked for.
     """
 
     header: PartHeader
@@ -176,16 +214,19 @@ class ObservationPart:
     entries: NDArray[np.uint8]
     keys: list[str]
     rows: NDArray[np.int64]
+    extra: tuple[str, ...] = ()
 
     def pack(self) -> bytes:
+        extra = pack_names(self.extra)
         return b"".join(
             (
                 self.header.pack(b"O"),
-                _COUNTS.pack(len(self.keys), len(self.rows), 0),
+                _COUNTS.pack(len(self.keys), len(self.rows), len(extra)),
                 self.table.tobytes(),
                 self.rows.tobytes(),
                 self.entries.tobytes(),
                 _pack_blobs([key.encode() for key in self.keys]),
+                extra,
             )
         )
 
@@ -193,7 +234,7 @@ class ObservationPart:
     def unpack(cls, payload: bytes) -> ObservationPart:
         _, header = peek_header(payload)
         at = _HEADER.size
-        count, rows, _ = _COUNTS.unpack_from(payload, at)
+        count, rows, names = _COUNTS.unpack_from(payload, at)
         at += _COUNTS.size
         table = np.frombuffer(payload, dtype=np.int64, count=3 * count, offset=at).reshape(count, 3)
         at += 24 * count
@@ -202,13 +243,15 @@ class ObservationPart:
         at += 8 * EVENT_WORDS * rows
         entries = np.frombuffer(payload, dtype=np.uint8, count=count, offset=at)
         at += count
-        keys, _ = _unpack_blobs(payload, at, count)
-        return cls(header, table, entries, [key.decode() for key in keys], events)
+        keys, at = _unpack_blobs(payload, at, count)
+        return cls(header, table, entries, [key.decode() for key in keys], events, unpack_names(payload[at : at + names]))
 
 
 @dataclass(slots=True)
 class FeaturePart:
     """A shard's answer: ``table`` is ``int64[n, 3]`` (item, kind, seq); ``values`` the kinds' columns one after the other.
+
+    A kind's extra columns, where some are asked for, follow its own.
 
     A label or an erasure has a row in ``table`` and no values: ``widths[n]`` says how many values each row has.
     """

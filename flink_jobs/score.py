@@ -2,10 +2,10 @@
 
 ::
 
-    transactions, labels, ─► batch by shard ─► ingest ─► observe ─► infer ─► decisions             (fast lane, at-least-once)
-    erasures                 (SQL, JVM)                               ▲  └─► fraud-events, fraud_alerts, transactions.dlq,
-    rules, models ──► one copy a shard (SQL, JVM) ────────────────────┘      labels-applied, erasures-applied
-                                                                                                  (ledger, one transaction)
+    transactions, labels, ─► batch by shard ──► ingest ─► observe ─► infer ─► decisions            (fast lane, at-least-once)
+    erasures                 (SQL, JVM)       ▲                         └─► fraud-events, fraud_alerts, transactions.dlq,
+    rules, models ─► one copy a shard ────────┘                             labels-applied, erasures-applied
+                     (SQL, JVM)                                                                    (ledger, one transaction)
 
 Everything between the Python operators runs in the JVM; the operators are keyed in the JVM, and are called once a batch.  See
 docs/adr/0002 for why.  This module composes; the work is in the cores.
@@ -25,7 +25,8 @@ from pyflink.datastream import DataStream, KeyedProcessFunction, StreamExecution
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.operators import SOURCES, InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.ingest import CONTROL
+from flink_jobs.operators import GATHERED, SOURCES, InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from flink_jobs.submission import lay_out
@@ -39,6 +40,8 @@ _LONGS = Types.OBJECT_ARRAY(Types.LONG())
 _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), INTS, INTS, _LONGS, _LONGS, BLOBS, BLOBS])])
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), BYTES])])
 _OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), BYTES, BYTES])
+
+_TIMESTAMP_MS = "EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts)"
 
 # what arrives is gathered for ``batch_ms`` anyway; a fetch for each record kept broker and source busy with themselves
 _FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "20"}
@@ -76,11 +79,10 @@ def build(table_env: StreamTableEnvironment, settings: JobSettings, operators: O
     keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_row_of(key), settings.max_parallelism))
     window_keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_binary_row_of(key), settings.max_parallelism))
     core = settings.core
-    batches = _batches(table_env, settings, keys, window_keys)
+    batches = _batches(table_env, settings, keys, window_keys).union(_control(table_env, settings, keys))
     ingested = keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest").set_buffer_timeout(0)
     observed = keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe").set_buffer_timeout(0)
-    controlled = observed.union(_control(table_env, settings, keys))
-    scored = keyed(controlled).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
+    scored = keyed(observed).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
     _write(table_env, scored, settings)
 
 
@@ -137,13 +139,13 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
     One array a column, of numbers and bytes only: the windowed ARRAY_AGG of Flink 2.2 does not copy what it gathers, so rows,
     strings and maps all come out as the last one of the batch, while numbers and byte arrays are copied on access.
     """
-    _source_table(table_env, "records_in", ";".join(SOURCES), settings, _FETCHES)
-    numbered = " ".join(f"WHEN '{topic}' THEN {number}" for number, topic in enumerate(SOURCES) if number)
+    _source_table(table_env, "records_in", ";".join(GATHERED), settings, _FETCHES)
+    numbered = " ".join(f"WHEN '{topic}' THEN {number}" for number, topic in enumerate(GATHERED) if number)
     shard = f"COALESCE(ABS(MOD(HASH_CODE(CAST(k AS STRING)), {len(keys)})), 0)"
     table_env.execute_sql(
         f"""CREATE TEMPORARY VIEW records_by_shard AS SELECT {shard} AS shard, {_key_of(shard, window_keys)} AS window_key, arrival,
             CASE topic {numbered} ELSE 0 END AS source, `partition`, `offset`,
-            EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts) AS ts, k, v FROM records_in"""
+            {_TIMESTAMP_MS} AS ts, k, v FROM records_in"""
     )
     batches = table_env.sql_query(
         f"""SELECT {_key_of("MIN(shard)", keys)}, ROW(MIN(shard), ARRAY_AGG(source), ARRAY_AGG(`partition`), ARRAY_AGG(`offset`),
@@ -155,15 +157,23 @@ def _batches(table_env: StreamTableEnvironment, settings: JobSettings, keys: lis
 
 
 def _control(table_env: StreamTableEnvironment, settings: JobSettings, keys: list[int]) -> DataStream:
-    """Rule sets and models, one copy for each shard: what a broadcast would do, with thread mode and with keyed state."""
-    _source_table(table_env, "control_in", "rules;models", settings)
+    """Rule sets and models, one copy for each shard: what a broadcast would do, with thread mode and with keyed state.
+
+    Each is a batch of one record: the number in the place of ``source`` says of which topic it is.
+    """
+    _source_table(table_env, "control_in", ";".join(CONTROL), settings)
+    first = SOURCES.index(CONTROL[0])
+    # arrays of what may be null, as ARRAY_AGG makes them: of anything else Flink makes arrays of primitives
+    source = f"CASE topic WHEN '{CONTROL[0]}' THEN {first} WHEN '{CONTROL[1]}' THEN {first + 1} END"
     numbers = ", ".join(map(str, range(len(keys))))
     # unnesting a column repeats each record and keeps nothing; unnesting a literal would plan a join that keeps every record for ever
     copies = table_env.sql_query(
-        f"""SELECT {_key_of("shard", keys)}, ROW(shard, topic, v)
-            FROM (SELECT topic, v, ARRAY[{numbers}] AS shards FROM control_in) CROSS JOIN UNNEST(shards) AS copies(shard)"""
+        f"""SELECT {_key_of("shard", keys)},
+                ROW(shard, ARRAY[source], ARRAY[`partition`], ARRAY[`offset`], ARRAY[ts], ARRAY[k], ARRAY[v])
+            FROM (SELECT {source} AS source, `partition`, `offset`, {_TIMESTAMP_MS} AS ts, k, v, ARRAY[{numbers}] AS shards FROM control_in)
+            CROSS JOIN UNNEST(shards) AS copies(shard)"""
     )
-    return table_env.to_append_stream(copies, _PART)
+    return table_env.to_append_stream(copies, _BATCH)
 
 
 def _key_of(column: str, keys: list[int]) -> str:

@@ -2,7 +2,7 @@
 
 One entry a feature, ``{entity}_{aggregate}_{field}_{window}``.  The order of the entries is the order of the feature vector
 everywhere: in a decision, in the training set, in the online store's view.  :meth:`Catalogue.of` builds a catalogue over other
-windows by the same grammar, which is how a backtest evaluates a window that nobody ever computed.
+windows by the same grammar, which is how a rule may ask for a window that nobody ever computed (``fraud.extra``).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
 
@@ -20,7 +21,7 @@ from fraud import kernel as k
 from fraud.currency import RATES_VERSION
 from fraud.events import KINDS, Kind
 
-__all__ = ["CATALOGUE", "EVENT_FEATURES", "Catalogue", "Entry", "UnknownFeature"]
+__all__ = ["CATALOGUE", "EVENT_FEATURES", "Catalogue", "Entry", "UnknownFeature", "check_feature", "looks_like_feature"]
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 # Events this much older than the newest one of their entity still find every neighbour that their windows need.
@@ -208,6 +209,7 @@ _DURATION = r"([0-9]{1,9})([smhd])"
 _WINDOWED_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_WINDOWED)})_{_DURATION}")
 _DELAYED_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_DELAYED)})_delayed{_DURATION}_{_DURATION}")
 _WINDOWLESS_NAME = re.compile(rf"({'|'.join(KINDS)})_({'|'.join(_WINDOWLESS)})")
+_ENDS_WITH_WINDOW = re.compile(rf"([a-z0-9_]+?)(_{_DURATION})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,38 @@ def _parse(name: str) -> _Feature:
     else:
         raise UnknownFeature(f"{name}: not of the form entity_aggregate_field_window")
     return _checked(feature)
+
+
+def looks_like_feature(name: str) -> bool:
+    """Whether a name can only be meant as a feature of an entity: it ends with a window."""
+    return _ENDS_WITH_WINDOW.fullmatch(name) is not None
+
+
+def check_feature(name: str) -> None:
+    """Raise UnknownFeature unless the grammar knows the name and the entity's log reaches far enough; says which name is nearest."""
+    try:
+        _parse(name)
+    except UnknownFeature as unknown:
+        nearest = _nearest(name)
+        raise UnknownFeature(f"{unknown}; did you mean {nearest!r}?" if nearest else str(unknown)) from None
+
+
+def _nearest(name: str) -> str | None:
+    """The name most like this one that the grammar knows, with the same window if there is one."""
+    match = _ENDS_WITH_WINDOW.fullmatch(name)
+    stem, window = (match[1], match[2]) if match else (name, "")
+    endings = [f"{aggregate}{window}" for aggregate in (_WINDOWED if match else _WINDOWLESS)]
+    known = [f"{kind}_{ending}" for kind in KINDS for ending in endings]
+    close = get_close_matches(stem + window, known, n=3, cutoff=0.7)
+    return next((candidate for candidate in close if _is_known(candidate)), None)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        _parse(name)
+    except UnknownFeature:
+        return False
+    return True
 
 
 def _checked(feature: _Feature) -> _Feature:

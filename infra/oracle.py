@@ -38,6 +38,7 @@ from serving import ledger
 from serving.codec import Codec
 from serving.model import Model, load_model
 from serving.records import Decision, LabelApplied
+from serving.replay import recorded_extra
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.scoring import Scorer, ScoringInput
 from training import ledger_history
@@ -211,6 +212,7 @@ class Judge:
             return
         recorded = np.array([decision.features for decision in decisions])
         wrong = bits_differ(features, recorded).any(axis=1)
+        rules = None if rule_set_hash is None else self._rule_sets[rule_set_hash]
         again = Scorer("stream", decisions[0].code_version).score(
             ScoringInput(
                 transactions=[decision.transaction for decision in decisions],
@@ -218,8 +220,9 @@ class Judge:
                 late=[decision.late_event for decision in decisions],
                 entities=[decision.entities for decision in decisions],
                 blacklisted=[decision.blacklisted for decision in decisions],
+                extra=recorded_extra(decisions, rules),
             ),
-            None if rule_set_hash is None else self._rule_sets[rule_set_hash],
+            rules,
             None if model_sha256 is None else self._model(model_sha256),
         )
         for decision, ours, features_differ in zip(decisions, again, wrong.tolist(), strict=True):

@@ -83,7 +83,7 @@ class ColumnReader:
     Args:
         ours: our schema of the record, which says what the fields are.
         fields: dotted names of scalar fields: of the record, of a record within (``transaction.card_id``), or of the items of an
-            array of records (``entities.seq``).
+            array of records (``entities.seq``); the items of an array of anything else are called ``item`` (``blacklisted.item``).
         vectors: names of arrays of doubles, and how many each is to have.
         writer: the writer's schema when it is not ours.  A field that it has not is read as our default.
 
@@ -155,7 +155,8 @@ class ColumnReader:
             return _strings(data, lines, slot).alias(wanted.name)
         numbers = np.ascontiguousarray(lines[:, slot])
         if wanted.symbols:
-            return pl.Series(wanted.name, wanted.symbols, dtype=pl.String).gather(numbers)
+            known = pl.Series(wanted.name, lines[:, slot + 1] != NULL)
+            return pl.Series(wanted.name, wanted.symbols, dtype=pl.String).gather(numbers).set(~known, None)
         type_ = pa.float64() if wanted.type_ == "double" else pa.int64()
         array = pa.Array.from_buffers(type_, len(lines), [_bitmap(lines[:, slot + 1]), pa.py_buffer(numbers)])
         return cast(pl.Series, pl.from_arrow(array)).alias(wanted.name).cast(wanted.dtype)
@@ -165,6 +166,7 @@ class ColumnReader:
 
 
 _REQUIRED = object()
+_ITEM = "item"  # of an array of what has no fields
 _DTYPES: dict[str, Any] = {"string": pl.String, "long": pl.Int64, "int": pl.Int64, "boolean": pl.Boolean, "double": pl.Float64}
 
 
@@ -173,15 +175,12 @@ class _Field:
 
     def __init__(self, name: str, array: str, type_: Any, default: Any) -> None:
         self.name, self.array, self.default = name, array, default
-        nullable = isinstance(type_, list)
         inner = type_[1] if isinstance(type_, list) else type_
         self.symbols: list[str] = inner["symbols"] if isinstance(inner, dict) and inner["type"] == "enum" else []
         self.type_: str = "string" if self.symbols else inner if isinstance(inner, str) else inner["type"]
         self.dtype = _DTYPES.get(self.type_, pl.Null)
         if self.symbols:
             self.type_ = "enum"
-            if nullable:
-                raise NotCovered(f"{name}: an enumeration that may be null")
         elif self.type_ not in _DTYPES and not (self.type_ == "array" and inner["items"] == "double"):
             raise NotCovered(f"{name}: columns are not read of {self.type_}")
 
@@ -198,6 +197,8 @@ def _lookup(ours: dict[str, Any], name: str) -> tuple[str, Any, Any]:
             return array, inner, found.get("default", _REQUIRED)
         if isinstance(type_, dict) and type_["type"] == "array":
             array, type_ = ".".join(path[:depth]), _resolved(type_["items"], named)
+            if path[depth:] == [_ITEM]:
+                return array, type_, _REQUIRED
         record = type_
     raise ValueError("a field without a name")
 
@@ -342,7 +343,9 @@ class _Compiler:
             return
         self._in_array = True
         at = self._add(ARRAY, self._slot(path))
-        self._value(type_["items"], path)
+        items = _resolved(type_["items"], self._named)
+        is_record = isinstance(items, dict) and items["type"] == "record"
+        self._value(type_["items"], path if is_record else f"{path}.{_ITEM}")
         if len(self.program) == at + 1:
             raise NotCovered(f"{path}: items without bytes")
         self._add(NEXT, -1, at + 1)

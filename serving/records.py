@@ -22,6 +22,7 @@ __all__ = [
     "EntityPosition",
     "Erasure",
     "ErasureApplied",
+    "ExtraFeature",
     "FiredRule",
     "LabelApplied",
     "ModelVersion",
@@ -60,11 +61,20 @@ class Contribution:
 
 
 @dataclass(slots=True)
+class ExtraFeature:
+    """A feature beyond the catalogue, by its name; NaN is missing."""
+
+    name: str
+    value: float
+
+
+@dataclass(slots=True)
 class Decision:
     """The one decision of a transaction; ``features`` is float64 in catalogue order with NaN for missing.
 
     ``latency_ms`` stays ``None`` on the stream: the bytes of a decision must not depend on the clock.  ``served_at`` and
     ``stream_score`` belong to decisions of the API: what it had read, and what the stream made of the same event.
+    ``extra_features`` are those that the rule set asked for beyond the catalogue.
     """
 
     decision_id: str
@@ -96,6 +106,7 @@ class Decision:
     trace_id: str | None = None
     served_at: Sequence[EntityPosition] = field(default_factory=list)
     stream_score: float | None = None
+    extra_features: Sequence[ExtraFeature] = field(default_factory=list)
 
 
 @dataclass(slots=True)

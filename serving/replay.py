@@ -7,22 +7,23 @@ That the windows were right as of their ``seq`` is what ``features backfill --le
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fraud.catalogue import CATALOGUE, EVENT_FEATURES
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from fraud.vector import event_features, event_row
-from serving.degraded import DOOR_WORDS
+from serving.degraded import sides_down
 from serving.model import Model
 from serving.records import Decision
 from serving.scoring import Scorer, ScoringInput
 
-__all__ = ["Difference", "NotReplayable", "Replay", "replay"]
+__all__ = ["Difference", "NotReplayable", "Replay", "recorded_extra", "replay"]
 
 # Of the moment and of the door, not of the transaction: nothing to compute.
 _NOT_COMPUTED = frozenset({"latency_ms", "trace_id", "served_at", "stream_score", "entities", "features", "transaction", "degraded"})
@@ -82,12 +83,21 @@ def replay(decision: Decision, rules_of: Callable[[str], RuleSet], model_of: Cal
             late=[decision.late_event],
             entities=[decision.entities],
             blacklisted=[decision.blacklisted],
+            extra=recorded_extra([decision], rules),
         ),
         rules,
         model,
     )
     differences = [*_feature_differences(decision), *_differences(decision, again)]
     return Replay(decision.decision_id, tuple(differences), decision.model_sha256, decision.rule_set_hash, decision.code_version)
+
+
+def recorded_extra(decisions: Sequence[Decision], rules: RuleSet | None) -> NDArray[np.float64] | None:
+    """The recorded features beyond the catalogue, float64[B, E] as the rule set reads them; None when it asks for none."""
+    if rules is None or not rules.extra:
+        return None
+    recorded = [{feature.name: feature.value for feature in decision.extra_features} for decision in decisions]
+    return np.array([[values.get(name, np.nan) for name in rules.extra] for values in recorded])
 
 
 def _rules(digest: str | None, rules_of: Callable[[str], RuleSet]) -> RuleSet | None:
@@ -119,15 +129,9 @@ def _differences(recorded: Decision, again: Decision) -> Iterable[Difference]:
             before, after = getattr(recorded, field.name), getattr(again, field.name)
             if _bits(before) != _bits(after):
                 yield Difference(field.name, _plain(before), _plain(after))
-    before, after = _sides_down(recorded.degraded), _sides_down(again.degraded)
+    before, after = sides_down(recorded.degraded), sides_down(again.degraded)
     if before != after:
         yield Difference("degraded", recorded.degraded, again.degraded)
-
-
-def _sides_down(degraded: str | None) -> frozenset[str]:
-    """Which of model and rules were down, in the words of either door."""
-    words = frozenset((degraded or "").replace("model_and_rules_down", "model_down,rules_down").split(",")) - {""}
-    return words - DOOR_WORDS
 
 
 def _bits(value: Any) -> Any:

@@ -38,7 +38,10 @@ SCHEMAS: Mapping[str, type] = MappingProxyType(
 
 # The class of each record type, those inside others included.
 CLASSES: Mapping[str, type] = MappingProxyType(
-    {class_.__name__: class_ for class_ in (*SCHEMAS.values(), records.EntityPosition, records.FiredRule, records.Contribution)}
+    {
+        class_.__name__: class_
+        for class_ in (*SCHEMAS.values(), records.EntityPosition, records.FiredRule, records.Contribution, records.ExtraFeature)
+    }
 )
 
 # The value schema of each topic; its subject in the registry is "<topic>-value".

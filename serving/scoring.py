@@ -18,7 +18,7 @@ from fraud.decide import DEFAULT_POLICY, Outcome, Policy, decide
 from fraud.events import Transaction, decision_id
 from fraud.rules import Evaluation, Fired, RuleSet, columns_of
 from serving.model import Model
-from serving.records import Alert, Contribution, Decision, EntityPosition, FiredRule
+from serving.records import Alert, Contribution, Decision, EntityPosition, ExtraFeature, FiredRule
 
 __all__ = ["BLACKLIST_KINDS", "Scorer", "ScoringInput", "alert_of"]
 
@@ -29,13 +29,17 @@ _NO_FLOORS: tuple[str | None, ...] = (None, Outcome.CHALLENGE.name, Outcome.DENY
 
 @dataclass(slots=True)
 class ScoringInput:
-    """A batch: ``features`` is float64[B, F] in catalogue order, the sequences have one entry an event."""
+    """A batch: ``features`` is float64[B, F] in catalogue order, the sequences have one entry an event.
+
+    ``extra`` is float64[B, E]: the features beyond the catalogue that the rule set asks for, or None when it asks for none.
+    """
 
     transactions: Sequence[Transaction]
     features: NDArray[np.float64]
     late: Sequence[bool]
     entities: Sequence[Sequence[EntityPosition]]
     blacklisted: Sequence[Sequence[str]]
+    extra: NDArray[np.float64] | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +90,7 @@ class Scorer:
         scores, model_scores, raws = _listed(decisions.score), _listed(answer.calibrated), _listed(answer.raw)
         rule_scores, floors = _listed(None if evaluation is None else evaluation.score), _floors(evaluation, size)
         anomalies = _listed(answer.anomaly)
+        extra = _extra_features(rules if evaluation is not None else None, batch)
         return [
             Decision(
                 decision_id=decision_id(tx.tenant_id, tx.transaction_id),
@@ -107,6 +112,7 @@ class Scorer:
                 anomaly_score=anomalies[i] if anomalies else None,
                 blacklisted=batch.blacklisted[i],
                 transaction=tx,
+                extra_features=extra[i] if extra else [],
                 **shared,
             )
             for i, tx in enumerate(batch.transactions)
@@ -134,7 +140,7 @@ def _ask_rules(rules: RuleSet | None, batch: ScoringInput, answer: _ModelAnswer)
     columns["late_event"] = batch.late
     if answer.anomaly is not None and answer.anomaly_flag is not None:
         columns["anomaly_score"], columns["anomaly_flag"] = answer.anomaly.tolist(), answer.anomaly_flag.tolist()
-    return rules.evaluate(batch.features, columns)
+    return rules.evaluate(batch.features if batch.extra is None else np.hstack([batch.features, batch.extra]), columns)
 
 
 def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]) -> dict[int, tuple[list[Contribution], float]]:
@@ -160,6 +166,12 @@ def _floors(evaluation: Evaluation | None, size: int) -> list[str | None]:
     if evaluation is None:
         return [None] * size
     return [_NO_FLOORS[floor] for floor in evaluation.floor.tolist()]
+
+
+def _extra_features(rules: RuleSet | None, batch: ScoringInput) -> list[list[ExtraFeature]]:
+    if rules is None or batch.extra is None:
+        return []
+    return [list(map(ExtraFeature, rules.extra, values)) for values in batch.extra.tolist()]
 
 
 def _listed(values: NDArray[np.float64] | None) -> list[float]:

@@ -158,6 +158,7 @@ def decision(**changes: Any) -> records.Decision:
         "transaction": transaction(),
         "latency_ms": None,
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "extra_features": [records.ExtraFeature("card_distinct_merchant_37m", 3.0)],
     }
     return records.Decision(**{**values, **changes})
 

@@ -75,6 +75,7 @@ class LedgerHistory:
 
     What the API has answered was served before the stream applied the event: ``early`` says after which numbers of its logs, where
     that was not right before it; ``blind`` marks answers of which no state was read, so that their features cannot be computed again.
+    ``also`` has what else was asked for of each decision, by the rows of ``frame``.
     """
 
     frame: pl.DataFrame
@@ -87,6 +88,7 @@ class LedgerHistory:
     early: Served
     erasures: Erasures
     blind: NDArray[np.bool_]
+    also: Columns
 
     @property
     def recorded(self) -> NDArray[np.float64]:
@@ -147,16 +149,17 @@ def _count_breaks(owners: Ints, seqs: Ints) -> int:
     return int((seqs != expected).sum())
 
 
-def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHistory:
+def load(records: Iterable[tuple[str, bytes | None]], codec: Codec, also: Sequence[str] = ()) -> LedgerHistory:
     """Build the history from (topic, value) pairs of the topics ``LEDGER_TOPICS``; pairs of others are passed over.
 
-    Values are decoded by threads while the next ones are read.
+    Values are decoded by threads while the next ones are read.  ``also`` names further fields of a decision (see
+    :class:`serving.avro_columns.ColumnReader`).
 
     Raises:
         InvalidEvent: a value is no record of its topic.
     """
     decoders = {
-        ledger.DECISIONS: ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size}),
+        ledger.DECISIONS: ColumnDecoder(codec, "decision", list(dict.fromkeys((*_DECISION_FIELDS, *also))), {"features": CATALOGUE.size}),
         ledger.LABELS_APPLIED: ColumnDecoder(codec, "label_applied", _LABEL_FIELDS),
         ledger.ERASURES_APPLIED: ColumnDecoder(codec, "erasure_applied", _ERASURE_FIELDS),
     }
@@ -176,7 +179,7 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec) -> LedgerHis
         for topic, batch in waiting.items():
             columns[topic].append(pool.submit(_part, decoders[topic], topic, batch))
         decided, applied, erased = ([part.result() for part in columns.pop(topic)] for topic in decoders)
-    return _history(decided, *(Columns.concatenated([part.columns for part in parts]) for parts in (applied, erased)))
+    return _history(decided, *(Columns.concatenated([part.columns for part in parts]) for parts in (applied, erased)), also)
 
 
 @dataclass(slots=True, frozen=True)
@@ -199,7 +202,7 @@ def _part(decoder: ColumnDecoder, topic: str, values: list[bytes | None]) -> _Pa
     return _Part(replace(columns, vectors={}), events, features)
 
 
-def _history(decided: list[_Part], applied: Columns, erased: Columns) -> LedgerHistory:
+def _history(decided: list[_Part], applied: Columns, erased: Columns, also: Sequence[str]) -> LedgerHistory:
     decisions = Columns.concatenated([part.columns for part in decided])
     events = np.concatenate([part.events for part in decided])
     read = decisions.frame.height
@@ -207,8 +210,10 @@ def _history(decided: list[_Part], applied: Columns, erased: Columns) -> LedgerH
     served = [part.features for part in decided]
     first = decisions.frame["decision_id"].is_first_distinct()
     frame = decisions.frame
+    items = {name: table for name, table in decisions.items.items() if f"{name}.seq" not in (*_POSITIONS, *_SERVED_AT)}
     if not first.all():
         frame, kept = frame.filter(first), first.to_numpy()
+        items = {name: _items_of(table, kept) for name, table in items.items()}
         seqs, served_seqs, events = seqs[kept], served_seqs[kept], np.ascontiguousarray(events[kept])
         kept_of_part = np.split(kept, np.cumsum([len(part) for part in served[:-1]]))
         served = [part[mine] for part, mine in zip(served, kept_of_part, strict=True)]
@@ -228,7 +233,14 @@ def _history(decided: list[_Part], applied: Columns, erased: Columns) -> LedgerH
         early=Served(early, served_seqs[early]),
         erasures=Erasures(_kinds(erased.frame), hashes(erased.frame["key"]), erased.frame["seq"].to_numpy()),
         blind=blind,
+        also=Columns(frame.select(name for name in also if name in frame.columns), items),
     )
+
+
+def _items_of(table: pl.DataFrame, kept: NDArray[np.bool_]) -> pl.DataFrame:
+    """Items of the kept records, by the rows that these have now."""
+    rows = table["row"].to_numpy()
+    return table.filter(pl.Series(kept[rows])).with_columns(pl.Series("row", (np.cumsum(kept) - 1)[rows[kept[rows]]]))
 
 
 def _kinds(items: pl.DataFrame) -> Ints:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud.decide import Outcome
+from fraud.extra import in_order
 from fraud.rules.conditions import Columns, Condition, Mask, compile_condition, names_of
 from fraud.rules.errors import InvalidRules
 from fraud.rules.messages import Template, parse_template
@@ -22,6 +23,7 @@ from fraud.rules.vocabulary import EventFields, Vocabulary, Word, column
 __all__ = ["Evaluation", "Fired", "RuleSet"]
 
 MAX_RULES = 500
+MAX_EXTRA = 16  # features beyond the catalogue: each is a pass over its entity's log, for every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,13 @@ class Evaluation:
         self._features = features
         self._fields = event_fields
 
-    def reasons(self) -> list[tuple[Fired, ...]]:
-        """List, for each event of the batch, the rules that fired; messages are written only here."""
-        listed: list[list[Fired]] = [[] for _ in range(self.score.shape[0])]
-        rules, rows = np.nonzero(self.fired)
-        for index, row in zip(rules.tolist(), rows.tolist(), strict=True):
-            listed[row].append(self._reason(self._compiled[index], row))
+    def reasons(self, rows: NDArray[np.intp] | None = None) -> list[tuple[Fired, ...]]:
+        """List, for each event of the batch or of its given rows, the rules that fired; messages are written only here."""
+        fired = self.fired if rows is None else self.fired[:, rows]
+        listed: list[list[Fired]] = [[] for _ in range(fired.shape[1])]
+        rules, places = np.nonzero(fired)
+        for index, place in zip(rules.tolist(), places.tolist(), strict=True):
+            listed[place].append(self._reason(self._compiled[index], place if rows is None else int(rows[place])))
         return [tuple(reasons) for reasons in listed]
 
     def _reason(self, compiled: _Compiled, row: int) -> Fired:
@@ -112,12 +115,13 @@ class RuleSet:
         rules: in the order of listing: priority from high to low, then id.
         hash: SHA-256 of the canonical JSON, which names this set in every decision.
         fields: event fields that the rules read and that :meth:`evaluate` wants as columns.
+        extra: features beyond the catalogue that rules read which are not disabled, in the order of their columns (``fraud.extra``).
 
     Raises:
-        InvalidRules: a rule that cannot be compiled, or two with one id.
+        InvalidRules: a rule that cannot be compiled, two with one id, or more extra features than may be asked for.
     """
 
-    __slots__ = ("_compiled", "_feature_slots", "_field_slots", "_floors", "_forcing", "_scores", "fields", "hash", "rules")
+    __slots__ = ("_compiled", "_feature_slots", "_field_slots", "_floors", "_forcing", "_scores", "extra", "fields", "hash", "rules")
 
     def __init__(self, rules: Sequence[Rule], features: Mapping[str, int]) -> None:
         if len(rules) > MAX_RULES:
@@ -127,7 +131,8 @@ class RuleSet:
             if first == second:
                 raise InvalidRules("two rules have this id", rule_id=first)
         self.hash = sha256(self.to_json().encode()).hexdigest()
-        self._compile(Vocabulary(features))
+        self.extra = self._extra(Vocabulary(features))
+        self._compile(Vocabulary(features, self.extra))
 
     @classmethod
     def parse(cls, data: object, features: Mapping[str, int]) -> RuleSet:
@@ -158,11 +163,16 @@ class RuleSet:
         plain = {"rules": [rule.to_plain() for rule in self.rules]}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
+    @property
+    def active(self) -> tuple[Rule, ...]:
+        """The rules that are not disabled, in the order of listing, which is that of :attr:`Evaluation.fired`."""
+        return tuple(item.rule for item in self._compiled)
+
     def evaluate(self, features: NDArray[np.float64], event_fields: EventFields) -> Evaluation:
         """Evaluate all rules that are not disabled over a batch.
 
         Args:
-            features: ``float64[B, F]`` in catalogue order, NaN for missing.
+            features: ``float64[B, F]`` in catalogue order, NaN for missing; then a column for each of :attr:`extra`.
             event_fields: a column of ``B`` values, ``None`` for missing, for each name in :attr:`fields`; a column that is
                 absent is missing for every event (a blacklist that cannot be asked, say).
 
@@ -179,6 +189,16 @@ class RuleSet:
         score = np.minimum(self._scores @ fired, SCORE_UNITS) / SCORE_UNITS
         floor = np.max(fired[self._forcing] * self._floors, axis=0, initial=0)
         return Evaluation(score=score, floor=floor, fired=fired, compiled=self._compiled, features=features, event_fields=event_fields)
+
+    def _extra(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        names: set[str] = set()
+        for rule in self.rules:
+            words, _, template = _prepare(rule, vocabulary)
+            if rule.state is not State.DISABLED:
+                names |= {word.name for word in (*words, *template.words) if vocabulary.is_extra(word)}
+        if len(names) > MAX_EXTRA:
+            raise InvalidRules(f"{len(names)} features beyond the catalogue are more than {MAX_EXTRA}")
+        return in_order(sorted(names)) if names else ()
 
     def _compile(self, vocabulary: Vocabulary) -> None:
         # Disabled rules are checked like the others: one that could not be enabled is of no use.

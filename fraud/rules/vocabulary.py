@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.catalogue import UnknownFeature, check_feature, looks_like_feature
 from fraud.events import Transaction
 from fraud.rules.errors import InvalidRules, did_you_mean
 
@@ -73,15 +74,20 @@ class Word:
 
 
 class Vocabulary:
-    """Resolves names: a feature of the catalogue first, then a field of the event.
+    """Resolves names: a feature of the catalogue first, then a field of the event, then a feature by the catalogue's grammar.
 
     Args:
         features: name to index in the feature vector, aliases included.
+        extra: features beyond the catalogue, which stand behind it in this order; one that is met later stands behind those.
     """
 
-    def __init__(self, features: Mapping[str, int]) -> None:
+    def __init__(self, features: Mapping[str, int], extra: Iterable[str] = ()) -> None:
         self._words = {name: Word(name, kind, None) for name, kind in FIELDS.items()}
         self._words |= {name: Word(name, Type.NUMBER, index) for name, index in features.items()}
+        self._next_index = 1 + max(features.values(), default=-1)
+        self._first_extra = self._next_index
+        for name in extra:
+            self._add(name)
 
     def find(self, name: str, position: int | None = None) -> Word:
         """Return the word of a name.
@@ -90,8 +96,23 @@ class Vocabulary:
             InvalidRules: the name is unknown.
         """
         word = self._words.get(name)
+        if word is None and looks_like_feature(name):
+            try:
+                check_feature(name)
+            except UnknownFeature as unknown:
+                raise InvalidRules(f"unknown name {name!r}: {str(unknown).removeprefix(f'{name}: ')}", position=position) from None
+            word = self._add(name)
         if word is None:
             raise InvalidRules(f"unknown name {name!r}{did_you_mean(name, self._words)}", position=position)
+        return word
+
+    def is_extra(self, word: Word) -> bool:
+        """Whether a word is a feature beyond the catalogue."""
+        return word.index is not None and word.index >= self._first_extra
+
+    def _add(self, name: str) -> Word:
+        word = self._words[name] = Word(name, Type.NUMBER, self._next_index)
+        self._next_index += 1
         return word
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from flink_jobs.cores import OutRow, Part, Record
 from flink_jobs.entities import EntityLogs
@@ -102,6 +103,8 @@ class Pipeline:
         now_ms: int = 2_000_000_000_000,
         rules: str = NO_RULES,
         limits: RefusalLimits | None = None,
+        models: Path | None = None,
+        model: str | None = None,
     ) -> None:
         self.codec = codec()
         self.shards = shards
@@ -110,6 +113,7 @@ class Pipeline:
         self._now_ms = now_ms
         self._rules = rules
         self._limits = limits
+        self._models, self._model = models, model
         names = ("cards", "entities", "control")
         self.maps = [{name: DictMap() for name in names} for _ in range(shards)]
         self._channels: dict[tuple[str, int, int], deque[bytes]] = defaultdict(deque)
@@ -146,7 +150,7 @@ class Pipeline:
                 self.codec,
                 Scorer("stream", "test"),
                 VersionedRules(self.codec, self._rules),
-                VersionedModels(self.codec, None, None),
+                VersionedModels(self.codec, self._models, self._model),
                 CATALOGUE,
                 handover,
                 blacklisted=lambda transactions: [[] for _ in transactions],

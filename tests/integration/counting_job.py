@@ -16,6 +16,7 @@ from typing import Any
 from flink_jobs import score
 from flink_jobs.assembly import CoreSettings
 from flink_jobs.cores import ByteMap, OutRow, Part, Record
+from flink_jobs.ingest import CONTROL
 from flink_jobs.operators import InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JobSettings
 from infra import scoring_job
@@ -47,6 +48,8 @@ class CountingIngest(_Uncopied):
         self._seen: dict[tuple[int, str], int] = {}
 
     def process(self, shard: int, records: Sequence[Record], maps: Mapping[str, ByteMap]) -> list[Part]:
+        if records[0].source in CONTROL:
+            return [Part(shard, json.dumps({"control": r.source, "value": r.value and r.value.decode()}).encode()) for r in records]
         targets: list[list[dict[str, Any]]] = [[] for _ in range(SHARDS)]
         for record in records:
             card = (record.key or b"").decode("latin-1")
@@ -72,6 +75,8 @@ class CountingObserve(_Uncopied):
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[Part]:
         rows = json.loads(payload)
+        if isinstance(rows, dict):
+            return [Part(shard, payload)]
         for row in rows:
             row["shard"] = shard
             row["shard_number"] = _next_number(self._seen, shard, "all", maps["entities"])
@@ -80,17 +85,18 @@ class CountingObserve(_Uncopied):
 
 class CountingInfer:
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
+        rows = json.loads(payload)
+        if isinstance(rows, dict):
+            maps["control"].put(rows["control"], b"%d:%s" % (shard, (rows["value"] or "none").encode()))
+            return []
         rules = maps["control"].get("rules")
         out: list[OutRow] = []
-        for row in json.loads(payload):
+        for row in rows:
             if row["home"] != shard:
                 raise AssertionError(row)
             value = json.dumps({**row, "rules": rules and rules.decode()}).encode()
             out.append(OutRow(_topic_of(row), None if row["card"] is None else b"k", value))
         return out
-
-    def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
-        maps["control"].put(kind, b"%d:%s" % (shard, payload or b"none"))
 
 
 def _next_number(seen: dict[tuple[int, str], int], shard: int, name: str, state: ByteMap) -> int:

@@ -1,0 +1,68 @@
+"""Where recorded decisions come from: one interface, the ledger's topics as its first source.
+
+A source gives decisions with everything that they recorded, the labels that were applied, and the numbers at which each entity's log
+stood.  Where it has them from, a topic, ClickHouse or the lake, nobody behind the interface knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from fraud.rules import CONTEXT_FIELDS, FIELDS
+from serving import ledger
+from serving.codec import Codec
+from training.ledger_history import LEDGER_TOPICS, LedgerHistory, load
+
+__all__ = ["DECISION_FIELDS", "HIT_FIELDS", "EventHistory", "LedgerTopics"]
+
+HIT_FIELDS = ("rule_id", "reason_code", "severity", "score", "floor", "mode", "message")
+# what a source must give of each decision in LedgerHistory.also, beside what every history has
+DECISION_FIELDS = (
+    *("decision_id", "outcome", "score", "model_score", "model_raw", "rules_score", "floor", "degraded", "late_event", "door"),
+    *("model_sha256", "rule_set_hash", "anomaly_score", "blacklisted.item", "extra_features.name", "extra_features.value"),
+    *(f"rules.{name}" for name in HIT_FIELDS),
+    *(f"transaction.{name}" for name in FIELDS if name not in CONTEXT_FIELDS),
+)
+_SAY_EVERY = 5_000
+
+Progress = Callable[[float], None]
+
+
+class EventHistory(Protocol):
+    """A source of recorded decisions and applied labels, from the first on."""
+
+    def count(self) -> int:
+        """About how many records :meth:`read` will read; for a progress bar."""
+        ...
+
+    def read(self, on_read: Progress) -> LedgerHistory:
+        """Everything that was recorded, with :data:`DECISION_FIELDS` in ``also``.
+
+        Raises:
+            InvalidEvent: a record that is none.
+            Unavailable: the source does not answer.
+        """
+        ...
+
+
+class LedgerTopics:
+    """The committed ledger itself."""
+
+    def __init__(self, bootstrap: str, codec: Codec) -> None:
+        self._bootstrap = bootstrap
+        self._codec = codec
+
+    def count(self) -> int:
+        """See :class:`EventHistory`: transaction markers count too."""
+        return sum(place.offset for place in ledger.end_offsets(self._bootstrap, LEDGER_TOPICS))
+
+    def read(self, on_read: Progress) -> LedgerHistory:
+        """See :class:`EventHistory`."""
+        return load(self._values(on_read), self._codec, DECISION_FIELDS)
+
+    def _values(self, on_read: Progress) -> Iterator[tuple[str, bytes | None]]:
+        for count, message in enumerate(ledger.read_to_end(self._bootstrap, LEDGER_TOPICS), start=1):
+            if count % _SAY_EVERY == 0:
+                on_read(count)
+            yield str(message.topic()), message.value()

@@ -1,0 +1,62 @@
+"""``rules backtest`` on the local stack: composition only; the work is ``analytics.backtest``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from analytics.backtest import Backtest, Range, backtest
+from analytics.history import EventHistory, LedgerTopics
+from fraud.catalogue import CATALOGUE
+from fraud.rules import RuleSet
+from infra.application import codec_of, rule_book
+from infra.plan import Plan
+from infra.scoring_job import models_dir
+from serving.model import load_model
+from serving.rules_file import load_rules
+
+__all__ = ["backtest_rules"]
+
+OnStep = Callable[[str, int], Callable[[float], None]]
+
+
+def backtest_rules(
+    plan: Plan, rules: str, *, within: Range, maturity_ms: int, on_step: OnStep, history: EventHistory | None = None
+) -> Backtest:
+    """Try rules on the decisions that a stack has recorded.
+
+    Args:
+        plan: of the stack.
+        rules: path of a rule file, or how the hash of a kept set begins.
+        within: event times that count.
+        maturity_ms: how long a complaint takes.
+        on_step: see :func:`analytics.backtest.backtest`.
+        history: where the record comes from; by default the ledger.
+
+    Raises:
+        InvalidRules: the file cannot be used.
+        UnknownRules: no kept set begins so.
+        IncompleteLedger: the record has gaps.
+        NothingToTest: it has no decision in the range.
+        Unavailable: the stack does not answer.
+    """
+    book = rule_book(plan)
+    draft = _rules(rules, lambda start: book.rules(book.find(start)))
+    source = history or LedgerTopics(plan.addresses.bootstrap_servers, codec_of(plan))
+    read = source.read(on_step("reading", source.count()))
+    folder = models_dir(plan.layout)
+    return backtest(
+        read,
+        draft,
+        rules_of=cache(book.rules),
+        model_of=cache(lambda sha256: load_model(folder, sha256)),
+        within=within,
+        maturity_ms=maturity_ms,
+        on_step=on_step,
+    )
+
+
+def _rules(named: str, kept: Callable[[str], RuleSet]) -> RuleSet:
+    path = Path(named).expanduser()
+    return load_rules(path, CATALOGUE.index) if path.suffix or path.exists() else kept(named)
