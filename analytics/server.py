@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import closing
 
 import uvicorn
@@ -17,11 +18,11 @@ _NICENESS = 5  # a decision comes before a question about decisions
 _GRACE_S = 8  # below the supervisor's patience
 
 
-def serve(
-    engine: EngineSettings, accounts: Accounts, *, port: int, host: str = "127.0.0.1", protocol: ProtocolSettings | None = None
-) -> None:
+def serve(engine: EngineSettings, accounts: Accounts, *, port: int, protocol: ProtocolSettings | None = None) -> None:
     """Serve until SIGTERM; what runs then gets a few seconds to end."""
     os.nice(_NICENESS)
+    # uvicorn stops on the signal and raises it again afterwards: without a handler of ours that would end us before the engine is closed
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with closing(Engine(engine)) as opened:
         uvicorn.run(
             create_app(opened, accounts, protocol),

@@ -27,8 +27,9 @@ _SESSION = re.compile(
 # In canonical text a string is '…' and an odd name is `…`, both with backslash escapes.
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
 _READERS_WORDS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "EXISTS", "EXPLAIN"})
-# readonly = 1 does not stop these: file reads the server's disk, eval runs text that was not looked at, the ai functions call the network
-_NOT_FOR_READERS = re.compile(r"\b(file|eval|fuzzQuery|cluster|clusterAllReplicas|ai[A-Z]\w*|AI[A-Z]\w*)\b")
+# readonly = 1 does not stop these, or not before they have looked: file reads the server's disk, python the objects of this process,
+# eval runs text that was not judged, the ai functions call the network
+_NOT_FOR_READERS = re.compile(r"\b(file|eval|fuzzQuery|cluster|clusterAllReplicas|(?i:python)|ai[A-Z]\w*|AI[A-Z]\w*)\b")
 _DESCRIBED_FUNCTION = re.compile(r"\bDESCRIBE TABLE \w+\(")  # it would ask the source for its columns
 
 

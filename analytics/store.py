@@ -9,8 +9,8 @@ from io import BytesIO
 
 import clickhouse_connect
 import pyarrow as pa
-from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3.exceptions import HTTPError
 
 from analytics.ledger_rows import Reject
@@ -32,7 +32,7 @@ class Place:
     partition: int
 
 
-def connect(settings: HouseSettings, *, reads_only: bool = False, database: str = DATABASE) -> Client:
+def connect(settings: HouseSettings, *, reads_only: bool = False, database: str = DATABASE) -> HttpClient:
     """A client of a database; raises Unavailable."""
     user, password = settings.reader if reads_only else settings.writer
     try:
@@ -59,7 +59,7 @@ class Store:
 
     def __init__(self, settings: HouseSettings) -> None:
         self._settings = settings
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
 
     def require_schema(self) -> None:
         """Raise Unavailable until the tables are there."""
@@ -112,7 +112,7 @@ class Store:
             self._client.close()
             self._client = None
 
-    def _open(self) -> Client:
+    def _open(self) -> HttpClient:
         if self._client is None:
             self._client = connect(self._settings)
         return self._client

@@ -10,6 +10,7 @@ from cli.arguments import FINDING, GOOD, MISUSE, add_command, count
 from cli.output import print_error, print_lines, print_table, report, say
 
 if TYPE_CHECKING:
+    from analytics.queries import SavedQuery
     from cli.arguments import Commands
     from infra.plan import Plan
 
@@ -92,11 +93,13 @@ def _list(arguments: argparse.Namespace) -> int:
     from analytics.queries import load_queries  # noqa: PLC0415 - help works without any package
 
     queries = load_queries()
-    rows = [
-        (query.name, query.summary, " ".join(f"{name}={query.defaults.get(name, '…')}" for name in query.parameters)) for query in queries
-    ]
+    rows = [(query.name, query.summary, " ".join(_shown(query, name) for name in query.parameters)) for query in queries]
     payload = {"queries": [{"name": one.name, "summary": one.summary, "parameters": list(one.parameters)} for one in queries]}
     report(payload, as_json=arguments.json, people=lambda: print_table(("name", "answers", "parameters"), rows))
     if not arguments.json:
         print_lines(["", "./fraudguard query --saved NAME --param NAME=VALUE"])
     return GOOD
+
+
+def _shown(query: SavedQuery, name: str) -> str:
+    return f"{name}={query.defaults.get(name, '…')}"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _UP = """\
-Start Kafka, Flink, Redis, the schema registry and ClickHouse's engine as processes of this machine, a supervisor that restarts what dies, and the
-scoring job.  The first start trains a first model on generated history, which takes a minute or two.  A second `up` changes
+Start Kafka, Flink, Redis, the schema registry and ClickHouse's engine as processes of this machine, a supervisor that restarts what
+dies, and the scoring job.  The first start trains a first model on generated history, which takes a minute or two.  A second `up` changes
 nothing; after a failed or interrupted one it finishes the start.
 
 Ports come from FRAUDGUARD_KAFKA_PORT (9092), FRAUDGUARD_FLINK_PORT (8081), FRAUDGUARD_REDIS_PORT (6379) and
