@@ -156,7 +156,8 @@ def test_features_have_their_names(written: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("query", load_queries(), ids=lambda query: query.name)
-def test_every_saved_query_runs_as_a_reader(clickhouse: ClickHouseEngine, written: HttpClient, query: SavedQuery) -> None:
+@pytest.mark.usefixtures("written")
+def test_every_saved_query_runs_as_a_reader(clickhouse: ClickHouseEngine, query: SavedQuery) -> None:
     mine = {"tenant": "views", "card": "card-000123", "decision": DECISIONS[0].decision_id, "minutes": "100000000"}
     given = {name: value for name, value in mine.items() if name in query.parameters}
     with connect(clickhouse.settings, reads_only=True) as reader:
