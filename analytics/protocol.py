@@ -268,14 +268,15 @@ class _Answer(StreamingResponse):
     def __init__(self, rows: Rows, encoding: str, headers: Mapping[str, str]) -> None:
         shown = {**headers, **({"Content-Encoding": encoding} if encoding else {})}
         media_type = _CONTENT_TYPES.get(rows.format, "application/octet-stream")
-        super().__init__(_plain(rows), headers=shown, media_type=media_type)
+        self._chunks = _plain(rows)
+        super().__init__(self._chunks, headers=shown, media_type=media_type)
         self._encoder = compressor(encoding)
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async for chunk in self.body_iterator:
-                await _send_piece(send, self._encoder.compress(bytes(chunk)))
+            async for chunk in self._chunks:
+                await _send_piece(send, self._encoder.compress(chunk))
         except ClickHouseError as error:
             await _send_piece(send, self._encoder.compress(f"\n{error}\n".encode()) + self._encoder.finish())
             return

@@ -81,7 +81,6 @@ def migrate(client: Client, migrations: Sequence[Migration] | None = None) -> li
         SchemaChanged: an applied file is not the one that is here, or the database knows later ones.
     """
     wanted = load_migrations() if migrations is None else migrations
-    client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}", use_database=False)
     client.command(_APPLIED)
     applied = _applied(client)
     _check(wanted, applied)

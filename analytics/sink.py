@@ -148,7 +148,11 @@ class _Reader:
         self.ids = ids
         self.moved: dict[Place, int] = {}  # what is read and not yet remembered
         self.consumer: Consumer = ledger.consumer(bootstrap_servers, eof=True)
-        places = ledger.partitions_of(self.consumer, list(ids))
+        try:
+            places = ledger.partitions_of(self.consumer, list(ids))
+        except Unavailable:
+            self.consumer.close()
+            raise
         self._places = [Place(place.topic, ids[place.topic], place.partition) for place in places]
         self._next = {place: offsets.get(place, 0) for place in self._places}
         self.consumer.assign([TopicPartition(place.topic, place.partition, self._next[place]) for place in self._places])

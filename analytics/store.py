@@ -14,11 +14,11 @@ from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3.exceptions import HTTPError
 
 from analytics.ledger_rows import Reject
-from analytics.schema import DATABASE, is_current
+from analytics.schema import DATABASE, is_current, migrate
 from analytics.settings import HouseSettings
 from fraud.errors import Unavailable
 
-__all__ = ["FAILURES", "Place", "Store", "connect"]
+__all__ = ["FAILURES", "Place", "Store", "connect", "prepare"]
 
 FAILURES = (ClickHouseError, HTTPError, OSError)  # the last two: it went away while it answered
 
@@ -36,7 +36,7 @@ def connect(settings: HouseSettings, *, reads_only: bool = False, database: str 
     """A client of a database; raises Unavailable."""
     user, password = settings.reader if reads_only else settings.writer
     try:
-        return clickhouse_connect.get_client(
+        client = clickhouse_connect.get_client(
             dsn=settings.url,
             username=user,
             password=password.get_secret_value(),
@@ -47,6 +47,24 @@ def connect(settings: HouseSettings, *, reads_only: bool = False, database: str 
             query_retries=0,
             compress=False,  # both ends are on one machine or in one room
         )
+    except FAILURES as error:
+        raise Unavailable("clickhouse", str(error)) from error
+    assert isinstance(client, HttpClient)  # what an http URL gives
+    return client
+
+
+def prepare(settings: HouseSettings) -> list[str]:
+    """Create the database and apply the migrations that are missing; returns their names.
+
+    Raises:
+        Unavailable: ClickHouse does not answer, or refuses.
+        SchemaChanged: the database was made by other files.
+    """
+    try:
+        with connect(settings, database="default") as client:
+            client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+        with connect(settings) as client:
+            return migrate(client)
     except FAILURES as error:
         raise Unavailable("clickhouse", str(error)) from error
 

@@ -9,12 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import TopicPartition
+from pydantic import SecretStr
 
 from analytics.accounts import Account, Accounts
-from analytics.schema import DATABASE, SchemaChanged, migrate
+from analytics.schema import SchemaChanged
 from analytics.settings import READER, WRITER, HouseSettings
 from analytics.sink import TOPICS, topic_ids
-from analytics.store import FAILURES, Place, Store, connect
+from analytics.store import Place, Store, prepare
 from fraud.errors import Denied, Unavailable
 from infra.layout import Layout, read_json
 from infra.plan import Plan
@@ -42,9 +43,11 @@ def house_settings(plan: Plan) -> HouseSettings:
         raise Unavailable("clickhouse", "this stack has no analytics: FRAUDGUARD_ANALYTICS is off, or chdb does not run on this machine")
     if plan.embeds_clickhouse:
         made = _passwords(plan.layout)
-        return HouseSettings(url=url, user=WRITER, password=made[WRITER], reader_user=READER, reader_password=made[READER])
+        return HouseSettings(
+            url=url, password=SecretStr(made[WRITER]), reader_password=SecretStr(made[READER]), user=WRITER, reader_user=READER
+        )
     try:
-        return HouseSettings(url=url)
+        return HouseSettings(url=url)  # type: ignore[call-arg]  # the environment has the rest
     except ValueError as error:
         raise Denied(f"{url} asks for FRAUDGUARD_CLICKHOUSE_PASSWORD and FRAUDGUARD_CLICKHOUSE_READER_PASSWORD: {error}") from None
 
@@ -68,16 +71,10 @@ def _passwords(layout: Layout) -> Mapping[str, str]:
 
 def ensure_schema(plan: Plan) -> list[str]:
     """Apply what is missing; returns its names.  Raises Unavailable, Denied when the database was made by other files."""
-    settings = house_settings(plan)
     try:
-        with connect(settings.model_copy(), database="default") as client:
-            client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
-        with connect(settings) as client:
-            return migrate(client)
+        return prepare(house_settings(plan))
     except SchemaChanged as error:
         raise Denied(str(error)) from error
-    except FAILURES as error:
-        raise Unavailable("clickhouse", str(error)) from error
 
 
 def lag_records(plan: Plan) -> dict[str, int]:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from analytics.schema import DATABASE, migrate
 from analytics.settings import HouseSettings
-from analytics.store import connect
+from analytics.store import prepare
 from infra.ports import HOST, find_free_ports
 from infra.settings import REPO_ROOT
 
@@ -73,10 +72,7 @@ class ClickHouseEngine:
             time.sleep(0.1)
 
     def migrate(self) -> None:
-        with connect(self.settings, database="default") as client:
-            client.command(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
-        with connect(self.settings) as client:
-            migrate(client)
+        prepare(self.settings)
 
     def answers(self) -> bool:
         try:

@@ -216,6 +216,13 @@ def test_bodies_are_bounded(clickhouse: ClickHouseEngine) -> None:
     assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (413, "307")
 
 
+def test_an_insert_of_something_else_is_refused_and_leaves_nothing(clickhouse: ClickHouseEngine, writer: HttpClient) -> None:
+    writer.command("CREATE OR REPLACE TABLE scratch.numbers (a Int64) ENGINE = MergeTree ORDER BY a")
+    assert ask(clickhouse, "INSERT INTO scratch.numbers FORMAT TSV\n1\nno number\n", user=WRITER).status == 400
+    assert ask(clickhouse, "INSERT INTO scratch.nowhere FORMAT TSV\n1\n", user=WRITER).status == 404
+    assert writer.query("SELECT count() FROM scratch.numbers").result_rows == [(0,)]
+
+
 def test_an_error_in_the_middle_of_rows_is_seen(writer: HttpClient) -> None:
     with (
         pytest.raises(StreamFailureError, match="395"),
