@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _UP = """\
-Start Kafka, Flink, Redis and the schema registry as processes of this machine, a supervisor that restarts what dies, and the
-scoring job.  The first start trains a first model on generated history, which takes a minute or two.  A second `up` changes
+Start Kafka, Flink, Redis, the schema registry and ClickHouse's engine as processes of this machine, a supervisor that restarts what
+dies, and the scoring job.  The first start trains a first model on generated history, which takes a minute or two.  A second `up` changes
 nothing; after a failed or interrupted one it finishes the start.
 
 Ports come from FRAUDGUARD_KAFKA_PORT (9092), FRAUDGUARD_FLINK_PORT (8081), FRAUDGUARD_REDIS_PORT (6379) and
-FRAUDGUARD_REGISTRY_PORT (8085); 0 means any free port.  FRAUDGUARD_TASKMANAGERS (2) is the parallelism.
+FRAUDGUARD_REGISTRY_PORT (8085) and FRAUDGUARD_CLICKHOUSE_PORT (8123); 0 means any free port.  FRAUDGUARD_CLICKHOUSE_URL takes a
+ClickHouse server of your own instead; FRAUDGUARD_ANALYTICS=false goes without.  FRAUDGUARD_TASKMANAGERS (2) is the parallelism.
 """
 
 
@@ -77,11 +78,26 @@ def _status(arguments: argparse.Namespace) -> int:
     from infra.stack import Stack  # noqa: PLC0415
 
     status = Stack().status()
-    report(status.as_dict(), as_json=arguments.json, people=lambda: _print_status(status, arguments.events))
+    lag = _sink_lag(status)
+    report({**status.as_dict(), "sink_lag": lag}, as_json=arguments.json, people=lambda: _print_status(status, arguments.events, lag))
     return GOOD if status.state == "up" else FINDING
 
 
-def _print_status(status: StackStatus, events: int) -> None:
+def _sink_lag(status: StackStatus) -> dict[str, int] | None:
+    """Records of each topic that ClickHouse does not have yet; None where that cannot be told."""
+    from fraud.errors import Unavailable  # noqa: PLC0415 - help works without any package
+    from infra.house import lag_records  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+
+    if not any(part.name == "sink" and part.health == "healthy" for part in status.components):
+        return None
+    try:
+        return lag_records(Stack().plan)
+    except Unavailable:
+        return None
+
+
+def _print_status(status: StackStatus, events: int, lag: dict[str, int] | None) -> None:
     print_lines([f"{status.state}  ({status.home})", ""])
     if status.components:
         print_table(
@@ -96,6 +112,8 @@ def _print_status(status: StackStatus, events: int) -> None:
     if status.jobs:
         print_lines([""])
         print_table(("job", "state", "id", ""), [(job.name, job.state, job.job_id, job.detail) for job in status.jobs])
+    if lag is not None:
+        print_lines(["", "ClickHouse lacks " + ", ".join(f"{records:,} records of {topic}" for topic, records in lag.items())])
     if status.events and events > 0:
         shown = [(event.time, event.component, event.event, event.detail) for event in status.events[-events:]]
         print_lines([""])
@@ -115,4 +133,5 @@ def _address_lines(addresses: Addresses) -> list[str]:
         f"  Kafka             {addresses.bootstrap_servers}",
         f"  schema registry   {addresses.registry_url}",
         f"  Redis             {addresses.redis_url}",
+        *([f"  ClickHouse        {addresses.clickhouse_url}"] if addresses.clickhouse_url else []),
     ]

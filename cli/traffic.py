@@ -126,6 +126,9 @@ def _print_demo(result: dict[str, Any]) -> None:
         ],
         title="Fraud by scenario (generated data: it shows that the parts work together, not how well a model does on yours)",
     )
+    if (asked := result["analytics"]) is not None:
+        print_lines([""])
+        print_table(asked["columns"], asked["rows"], title=f"An analyst asks ClickHouse: query --saved {asked['query']}")
     print_lines(["", *(f"  {name:<16} {address}" for name, address in result["addresses"].items())])
 
 

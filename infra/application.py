@@ -13,6 +13,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from infra import scoring_job
 from infra.first_model import ensure_model
+from infra.house import ensure_schema
 from infra.plan import Plan
 from infra.scoring_job import JobState
 from infra.stack import Stack, UpResult
@@ -42,6 +43,9 @@ def bring_up(stack: Stack, say: Say) -> Application:
     # before the servers, since training wants both cores
     model = ensure_model(scoring_job.models_dir(stack.layout), lambda: enricher_of(stack), say)
     servers = stack.up(say)
+    if stack.addresses.clickhouse_url is not None:
+        for name in ensure_schema(stack.plan):
+            say(f"ClickHouse: migration {name}")
     ensure_feature_store(stack, say)
     rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
     job = scoring_job.ensure_running(stack.plan, say)

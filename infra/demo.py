@@ -1,7 +1,7 @@
 """A minute of generated traffic through the running system, and what came of it, counted from the ledger.
 
 Composition only: traffic from ``generator``, load by its driver and a share of it by ``infra.door``, truth from the committed ledger,
-parity from ``training``.
+parity from ``training``, and at the end an analyst's question from ``analytics``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
+from analytics.queries import saved_query
 from api.client import Client
 from api.identity import Role
 from fraud.events import decision_id
@@ -22,8 +24,10 @@ from infra.api_access import Access
 from infra.door import Compared, Door, report
 from infra.features import backfill_ledger
 from infra.first_model import DEMO_SEED
+from infra.house import wait_until_caught_up
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
+from infra.query import ask
 from infra.replay import LedgerView, watch_ledger
 from serving.clock import now_ms
 from serving.codec import Codec
@@ -83,7 +87,20 @@ def run_demo(
     parity = backfill_ledger(bootstrap, codec, out=None, check=None, say=say)
     compared = Compared.of(decisions.values(), door.sent_ids)
     found = detection(traffic, decisions, run.answered_ms | door.answered_ms)
-    return _result(run, view, parity, found, plan) | {"api": report(door, compared)}
+    result = _result(run, view, parity, found, plan) | {"api": report(door, compared)}
+    return {**result, "analytics": _asked(plan, start_ms, say)}
+
+
+def _asked(plan: Plan, start_ms: int, say: Say) -> dict[str, Any] | None:
+    """The run as an analyst sees it, once ClickHouse has all of it; None where the stack has no analytics."""
+    if plan.addresses.clickhouse_url is None:
+        return None
+    say("asking ClickHouse about this run")
+    waited_s = wait_until_caught_up(plan)
+    saved = saved_query("run-outcomes")
+    since = datetime.fromtimestamp(start_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    answer = ask(plan, saved.sql, saved.values({"since": since}), limit=50)
+    return {"query": saved.name, "since": since, "waited_s": round(waited_s, 2), "columns": list(answer.columns), "rows": list(answer.rows)}
 
 
 def detection(traffic: pl.DataFrame, decisions: dict[str, Decision], answered_ms: dict[str, float]) -> dict[str, dict[str, Any]]:

@@ -80,6 +80,11 @@ class Layout:
         return self.run / "registry"
 
     @property
+    def clickhouse(self) -> Path:
+        """The embedded ClickHouse's tables."""
+        return self.run / "clickhouse"
+
+    @property
     def metrics(self) -> Path:
         """Where each process announces its metrics, in the format of Prometheus' file-based discovery."""
         return self.run / "metrics"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Addresses:
     registry_url: str  # Confluent-compatible root
     registry_ui_url: str
     api_url: str
+    clickhouse_url: str | None  # None: this stack has no analytics
     checkpoints_uri: str
     savepoints_uri: str
     metrics_targets: tuple[str, ...]  # Prometheus endpoints of the JobManager and the TaskManagers
@@ -51,6 +53,17 @@ class Plan:
         return self.settings.working_state_dir or self.layout.flink_tmp
 
     @property
+    def embeds_clickhouse(self) -> bool:
+        """Whether this stack runs the embedded engine itself."""
+        return self.settings.analytics and self.settings.clickhouse_url is None and find_spec("chdb") is not None
+
+    @property
+    def _clickhouse_url(self) -> str | None:
+        if self.embeds_clickhouse:
+            return f"http://{HOST}:{self.settings.clickhouse_port}"
+        return self.settings.clickhouse_url if self.settings.analytics else None
+
+    @property
     def jars(self) -> Path:
         """The folder that the bootstrap filled from ``jars.lock``."""
         return self.settings.jars_dir or default_home() / "jars"
@@ -67,6 +80,7 @@ class Plan:
             registry_url=f"{registry}/apis/ccompat/v7",
             registry_ui_url=registry,
             api_url=f"http://{HOST}:{choice.api_port}",
+            clickhouse_url=self._clickhouse_url,
             checkpoints_uri=self.layout.checkpoints.as_uri(),
             savepoints_uri=self.layout.savepoints.as_uri(),
             metrics_targets=tuple(f"{HOST}:{choice.flink_metrics_port + i}" for i in range(choice.taskmanagers + 1)),

@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.ports import HOST
 
-__all__ = ["probe_http", "probe_kafka", "probe_redis", "probe_taskmanager", "read_json_url"]
+__all__ = ["probe_http", "probe_kafka", "probe_redis", "probe_taskmanager", "probe_text", "read_json_url"]
 
 _TIMEOUT_S = 2.0
 
@@ -30,6 +30,16 @@ def probe_http(url: str) -> str | None:
     except (OSError, ValueError) as error:
         return _describe(error)
     return None
+
+
+def probe_text(url: str, expected: str) -> str | None:
+    """Ready when the answer of ``url`` has the expected words."""
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - our own loopback address
+            text = answer.read().decode("utf-8", "replace")
+    except OSError as error:
+        return _describe(error)
+    return None if expected in text else f"answers without {expected}"
 
 
 def probe_redis(port: int) -> str | None:

@@ -18,7 +18,7 @@ from infra.java import find_java_home
 from infra.jobs import count_taskmanagers
 from infra.plan import Plan
 from infra.ports import HOST
-from infra.probes import probe_http, probe_kafka, probe_redis, probe_taskmanager
+from infra.probes import probe_http, probe_kafka, probe_redis, probe_taskmanager, probe_text
 from infra.settings import REPO_ROOT
 
 __all__ = ["Server", "build_servers"]
@@ -58,6 +58,8 @@ def build_servers(plan: Plan) -> list[Server]:
         _redis(plan, environment),
         *_flink(plan, java_home, environment),
         _api(plan, environment),
+        *([_clickhouse(plan, environment)] if plan.embeds_clickhouse else []),
+        *([_sink(plan, environment)] if plan.addresses.clickhouse_url else []),
     ]
 
 
@@ -287,6 +289,36 @@ def _api(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=plan.addresses.api_url,
         ports={choice.api_port: "FRAUDGUARD_API_PORT"},
         probe=lambda _started_at: probe_http(f"{plan.addresses.api_url}/health"),
+    )
+
+
+def _clickhouse(plan: Plan, environment: Mapping[str, str]) -> Server:
+    choice = plan.settings
+    url = f"http://{HOST}:{choice.clickhouse_port}"
+    return Server(
+        name="clickhouse",
+        argv=(str(plan.python), "-m", "infra.clickhouse_server", str(plan.layout.home)),
+        environment={**environment, "PYTHONPATH": str(REPO_ROOT)},
+        folder=plan.layout.run,
+        port=choice.clickhouse_port,
+        url=url,
+        ports={choice.clickhouse_port: "FRAUDGUARD_CLICKHOUSE_PORT"},
+        probe=lambda _started_at: probe_text(f"{url}/ping", "Ok."),
+    )
+
+
+def _sink(plan: Plan, environment: Mapping[str, str]) -> Server:
+    choice = plan.settings
+    url = f"http://{HOST}:{choice.sink_metrics_port}/metrics"
+    return Server(
+        name="sink",
+        argv=(str(plan.python), "-m", "infra.sink", str(plan.layout.home)),
+        environment={**environment, "PYTHONPATH": str(REPO_ROOT)},
+        folder=plan.layout.run,
+        port=choice.sink_metrics_port,
+        url=url,
+        ports={choice.sink_metrics_port: "FRAUDGUARD_SINK_METRICS_PORT"},
+        probe=lambda _started_at: probe_text(url, "fraud_sink_rows_total"),  # it waits for topics and tables by itself
     )
 
 

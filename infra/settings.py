@@ -27,6 +27,8 @@ PORT_FIELDS = (
     "flink_rpc_port",
     "flink_metrics_port",
     "api_port",
+    "clickhouse_port",
+    "sink_metrics_port",
 )
 
 
@@ -50,6 +52,12 @@ class StackSettings(BaseSettings):
     flink_metrics_port: int = Field(default=0, ge=0, le=65000)  # JobManager's Prometheus port; TaskManager i takes this + i
 
     api_port: int = Field(default=8000, ge=0, le=65535)
+
+    analytics: bool = True  # ClickHouse and the sink that feeds it
+    clickhouse_url: str | None = None  # a server of your own; None: the embedded engine, where this machine can run it
+    clickhouse_port: int = Field(default=8123, ge=0, le=65535)
+    clickhouse_max_memory_mb: int = Field(default=2048, ge=512)
+    sink_metrics_port: int = Field(default=0, ge=0, le=65535)
 
     taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
     # the parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and each subtask needs one
@@ -94,8 +102,8 @@ class StackSettings(BaseSettings):
 
     @classmethod
     def on_free_ports(cls, **overrides: Any) -> Self:
-        """Settings for a private stack beside any other: every port is free unless ``overrides`` names it."""
-        return cls(**{**dict.fromkeys(PORT_FIELDS, 0), **overrides})
+        """Settings for a private stack beside any other: every port is free, and nobody analyses, unless ``overrides`` says so."""
+        return cls(**{**dict.fromkeys(PORT_FIELDS, 0), "analytics": False, **overrides})
 
 
 def _describe(place: tuple[str | int, ...], message: str) -> str:

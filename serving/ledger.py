@@ -48,6 +48,7 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "enable.auto.commit": False,
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.partition.eof": eof,
+            "auto.offset.reset": "earliest",  # a place that retention has removed: go on with the next record that is there, not at the end
             "queued.max.messages.kbytes": 65_536,
             "fetch.queue.backoff.ms": 5,  # the default stops fetching for a second whenever the queue was full
             "fetch.message.max.bytes": 4 * 1024 * 1024,

@@ -22,11 +22,13 @@ class Emitter(StrEnum):
     STREAM = "stream"  # the Python operators of the scoring job, one exporter a TaskManager
     SUPERVISOR = "supervisor"  # the process that keeps the servers running
     API = "api"
+    SINK = "sink"  # the process that feeds ClickHouse
     GENERATOR = "generator"
     TRAINING = "training"
 
 
 # What later issues bring is in the catalogue already, so that its rules can be written and tested; dashboards wait for it.
+# A stack may do without the sink, so what everybody looks at does not rest on it.
 EMITTED_NOW = frozenset({Emitter.STREAM, Emitter.SUPERVISOR, Emitter.API})
 
 
@@ -207,7 +209,7 @@ _SUPERVISOR = (
         "fraud_detection_system_health",
         "gauge",
         Emitter.SUPERVISOR,
-        "1 when the component can do its work now: kafka, redis, flink, registry, api.",
+        "1 when the component can do its work now: kafka, redis, flink, registry, api, clickhouse, sink.",
         ("component",),
         rows=("S-OBS-18",),
     ),
@@ -325,6 +327,38 @@ _API = (
     ),
 )
 
+_SINK = (
+    Metric("fraud_sink_rows_total", "counter", Emitter.SINK, "Rows that ClickHouse has taken, by table.", ("table",)),
+    Metric(
+        "fraud_sink_rejected_records_total",
+        "counter",
+        Emitter.SINK,
+        "Records of the ledger that could not be read and were set aside with their place, by the code of the reason.",
+        ("code",),
+    ),
+    Metric("fraud_sink_batches_total", "counter", Emitter.SINK, "Batches written and remembered."),
+    Metric(
+        "fraud_sink_failures_total",
+        "counter",
+        Emitter.SINK,
+        "Attempts that failed and were made again, by what did not answer: clickhouse, kafka, registry.",
+        ("dependency",),
+    ),
+    Metric(
+        "fraud_sink_delay_seconds",
+        "gauge",
+        Emitter.SINK,
+        "Of the oldest record of the newest batch: from the broker's append to ClickHouse's answer.",
+    ),
+    Metric(
+        "fraud_sink_lag_records",
+        "gauge",
+        Emitter.SINK,
+        "Records of a topic that ClickHouse does not have yet, summed over partitions.",
+        ("topic",),
+    ),
+)
+
 _LATER = (
     Metric(
         "fraud_generator_requests_total",
@@ -356,7 +390,7 @@ _LATER = (
     ),
 )
 
-CATALOGUE: tuple[Metric, ...] = (*_STREAM, *_SUPERVISOR, *_API, *_LATER)
+CATALOGUE: tuple[Metric, ...] = (*_STREAM, *_SUPERVISOR, *_API, *_SINK, *_LATER)
 
 _BY_NAME = {entry.name: entry for entry in CATALOGUE}
 

@@ -1,0 +1,295 @@
+"""Values of the ledger's topics to rows of ClickHouse's tables, thousands at a time, as Arrow tables.
+
+What columns can be read of is read as columns (:mod:`serving.avro_columns`); the few decisions that carry more, contributions or the
+features of another catalogue, are decoded one by one.  The codec stays the authority on what a value says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fraud.catalogue import CATALOGUE
+from fraud.currency import CURRENCIES, to_base_minor_batch
+from fraud.errors import InvalidEvent
+from fraud.events import decision_id
+from serving.avro_columns import ColumnReader, Columns, Unread
+from serving.codec import HEADER_BYTES, Codec, writer_id
+from serving.records import Decision
+from serving.schemas import load_schema
+
+__all__ = ["Extracted", "LedgerRows", "Reject", "Value"]
+
+Ints = NDArray[np.int64]
+Tables = dict[str, pa.Table]
+
+_TX = "transaction."
+_SAME = (
+    *("card_id", "merchant_id", "user_id", "device_id", "amount_minor", "currency", "transaction_type", "channel", "declined"),
+    *("merchant_name", "merchant_mcc", "merchant_country", "city", "country", "lat", "lon", "ip_hash", "ip_country", "ip_region"),
+    *("ip_asn", "ip_lat", "ip_lon", "card_type", "card_country", "card_age_days", "billing_lat", "billing_lon", "billing_country"),
+    *("batch_id", "scenario"),
+)
+_KEY = ("tenant_id", "decision_id", "transaction_id", "event_time_ms")
+_DECISION = (
+    *("outcome", "score", "model_score", "model_raw", "rules_score", "anomaly_score", "floor", "degraded", "late_event", "model_sha256"),
+    *("rule_set_hash", "catalogue_version", "code_version", "door", "contribution_base", "latency_ms", "stream_score", "trace_id"),
+)
+_RULE = ("rule_id", "reason_code", "severity", "score", "floor", "mode", "message")
+_POSITION = ("kind", "seq")
+_DECISION_FIELDS = (
+    *_KEY,
+    *_DECISION,
+    *(f"{_TX}{name}" for name in (*_SAME, "is_fraud")),
+    *(f"rules.{name}" for name in _RULE),
+    *(f"{array}.{name}" for array in ("entities", "served_at") for name in _POSITION),
+    "blacklisted.name",
+)
+_LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", "source")
+_OUTCOMES = ("ALLOW", "CHALLENGE", "DENY")
+_TIMESTAMP = pa.timestamp("ms", "UTC")
+_EXPONENTS = {code: currency.exponent for code, currency in CURRENCIES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One record of a topic: where it stands, when the broker took it, its bytes."""
+
+    partition: int
+    offset: int
+    recorded_ms: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that says nothing we can read, and why."""
+
+    partition: int
+    offset: int
+    recorded_ms: int
+    code: str
+    detail: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """Rows by table, and what could not be read."""
+
+    tables: Tables
+    rejects: list[Reject]
+
+
+class LedgerRows:
+    """Reads records of the topics ``fraud-events`` and ``labels-applied``."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._decisions = ColumnReader(_readable(load_schema("decision")), _DECISION_FIELDS, {"features": CATALOGUE.size})
+        self._labels = ColumnReader(_readable(load_schema("label_applied")), _LABEL_FIELDS, {})
+
+    def decisions(self, values: Sequence[Value]) -> Extracted:
+        """Rows of transactions, decisions, rule_hits and reasons."""
+        return self._extract("decision", self._decisions, values, self._decision_tables)
+
+    def labels(self, values: Sequence[Value]) -> Extracted:
+        """Rows of labels."""
+        return self._extract("label_applied", self._labels, values, _label_tables)
+
+    def _extract(self, name: str, reader: ColumnReader, values: Sequence[Value], tables_of: Any) -> Extracted:
+        """All at once; only when one of them is bad, one by one."""
+        try:
+            return Extracted(self._tables(name, reader, values, tables_of), [])
+        except InvalidEvent:
+            good, rejects = [], []
+            for one in values:
+                try:
+                    self._tables(name, reader, [one], tables_of)
+                except InvalidEvent as error:
+                    rejects.append(Reject(one.partition, one.offset, one.recorded_ms, error.code, error.detail, len(one.value or b"")))
+                else:
+                    good.append(one)
+            return Extracted(self._tables(name, reader, good, tables_of), rejects)
+
+    def _tables(self, name: str, reader: ColumnReader, values: Sequence[Value], tables_of: Any) -> Tables:
+        if not values:
+            return {}
+        ours = self._codec.schema_id(name)
+        framed = [
+            one.value if writer_id(one.value, self._codec.max_value_bytes) == ours else self._codec.rewritten(name, one.value)
+            for one in values
+        ]
+        try:
+            columns = _read(reader, framed)
+        except Unread:
+            framed = [self._codec.rewritten(name, value) for value in framed]  # raises what is wrong, or writes it the usual way
+            columns = _read(reader, framed)
+        times = pl.Series("recorded_at", [one.recorded_ms for one in values], dtype=pl.Int64)
+        tables: Tables = tables_of(columns, times, framed)
+        return tables
+
+    def _decision_tables(self, columns: Columns, times: pl.Series, values: Sequence[bytes | None]) -> Tables:
+        frame = columns.frame.with_columns(times)
+        more = frame["contribution_base"].is_not_null() | (frame["catalogue_version"] != CATALOGUE.version)
+        decoded = {row: self._codec.decode_decision(values[row]) for row in more.arg_true().to_list()}
+        key = [
+            pl.col("tenant_id"),
+            pl.col("decision_id"),
+            pl.col("transaction_id"),
+            _time("event_time_ms").alias("event_time"),
+            _time("recorded_at"),
+        ]
+        version = pl.col("recorded_at").cast(pl.UInt64).alias("version")
+        decisions = frame.select(
+            *key,
+            *(_floor(name) if name == "floor" else pl.col(name) for name in _DECISION),
+            *_lists(columns, "entities", "entity"),
+            *_lists(columns, "served_at", "served"),
+            _gathered(columns.items["blacklisted"], "name", frame.height).alias("blacklisted"),
+            version,
+        )
+        tables = {
+            "transactions": _money(frame).select(
+                *key,
+                *(pl.col(f"{_TX}{name}").alias(name) for name in _SAME),
+                pl.col(f"{_TX}is_fraud").alias("known_fraud"),
+                "currency_exponent",
+                "base_minor",
+                version,
+            ),
+            "rule_hits": _rule_hits(columns, frame, version),
+        }
+        found = {name: _arrow(table) for name, table in tables.items()}
+        features = _features(columns.vectors["features"], decoded)
+        found["decisions"] = _arrow(decisions).append_column("features", features)
+        found["reasons"] = _reasons(frame, decoded)
+        return {name: table for name, table in found.items() if table.num_rows}
+
+
+def _readable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with what columns are not read of written as what has the same bytes.
+
+    An enumeration is its symbol's number; an array of strings is an array of records of one string each.
+    """
+
+    def field(one: dict[str, Any]) -> dict[str, Any]:
+        type_, default = one["type"], {} if "default" not in one else {"default": one["default"]}
+        if isinstance(type_, list) and one["name"] == "floor":
+            return {"name": one["name"], "type": ["null", "int"], **default}
+        if isinstance(type_, dict) and type_["type"] == "record":
+            return {**one, "type": _readable(type_)}
+        if isinstance(type_, dict) and type_["type"] == "array":
+            return {**one, "type": {"type": "array", "items": items(one["name"], type_["items"])}}
+        return one
+
+    def items(name: str, type_: Any) -> Any:
+        if type_ == "string":
+            return {"type": "record", "name": f"Named_{name}", "fields": [{"name": "name", "type": "string"}]}
+        return _readable(type_) if isinstance(type_, dict) and type_["type"] == "record" else type_
+
+    return {**schema, "fields": [field(one) for one in schema["fields"]]}
+
+
+def _read(reader: ColumnReader, values: Sequence[bytes | None]) -> Columns:
+    ends = np.cumsum(np.fromiter((len(value or b"") for value in values), dtype=np.int64, count=len(values)))
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) + HEADER_BYTES
+    return reader.read(bytearray().join([value or b"" for value in values]), starts, ends)
+
+
+def _time(name: str) -> pl.Expr:
+    """Milliseconds as a moment; a bare number would be read as seconds."""
+    return pl.col(name).cast(pl.Datetime("ms", "UTC"))
+
+
+def _floor(name: str) -> pl.Expr:
+    return pl.col(name).replace_strict(dict(enumerate(_OUTCOMES)), default=None, return_dtype=pl.String).alias(name)
+
+
+def _lists(columns: Columns, array: str, prefix: str) -> list[pl.Series]:
+    items = columns.items[array]
+    return [_gathered(items, name, columns.frame.height).alias(f"{prefix}_{name}s") for name in _POSITION]
+
+
+def _gathered(items: pl.DataFrame, name: str, rows: int) -> pl.Series:
+    """Of each record the list of its items' values, empty where it has none."""
+    lists = items.group_by("row", maintain_order=True).agg(pl.col(name))
+    whole = pl.DataFrame({"row": pl.Series(np.arange(rows))}).join(lists, on="row", how="left", maintain_order="left")
+    return whole[name].fill_null([])
+
+
+def _money(frame: pl.DataFrame) -> pl.DataFrame:
+    currency = frame[f"{_TX}currency"]
+    base = to_base_minor_batch(frame[f"{_TX}amount_minor"].to_numpy(), currency.to_list())
+    exponent = currency.replace_strict(_EXPONENTS, return_dtype=pl.UInt8).alias("currency_exponent")
+    return frame.with_columns(exponent, pl.Series("base_minor", base))
+
+
+def _rule_hits(columns: Columns, frame: pl.DataFrame, version: pl.Expr) -> pl.DataFrame:
+    owners = frame.select(
+        "tenant_id", "decision_id", _time("event_time_ms").alias("event_time"), _time("recorded_at"), version, row=pl.int_range(pl.len())
+    )
+    hits = columns.items["rules"].with_columns(pl.int_range(pl.len()).over("row").alias("position"), _floor("floor"))
+    return hits.join(owners, on="row", how="inner", maintain_order="left").drop("row")
+
+
+def _features(served: NDArray[np.float64], decoded: dict[int, Decision]) -> pa.Array:
+    """As served, each with its own length: another catalogue has another number of them."""
+    lengths = np.full(len(served), served.shape[1], dtype=np.int32)
+    own = {row: np.asarray(decision.features, dtype=np.float64) for row, decision in decoded.items()}
+    if all(len(values) == served.shape[1] for values in own.values()):
+        flat = served.ravel()
+    else:
+        rows = [own.get(row, served[row]) for row in range(len(served))]
+        lengths = np.array([len(values) for values in rows], dtype=np.int32)
+        flat = np.concatenate(rows)
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+
+def _reasons(frame: pl.DataFrame, decoded: dict[int, Decision]) -> pa.Table:
+    rows = [
+        (d.tenant_id, d.decision_id, c.feature, recorded_ms, _feature_name(d, c.feature), _value(d, c.feature), c.value, recorded_ms)
+        for row, d in decoded.items()
+        for recorded_ms in [frame["recorded_at"][row]]
+        for c in d.contributions or ()
+    ]
+    names = ("tenant_id", "decision_id", "position", "recorded_at", "feature", "value", "contribution", "version")
+    table = pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})
+    return table.set_column(3, "recorded_at", table["recorded_at"].cast(_TIMESTAMP)) if rows else table
+
+
+def _feature_name(decision: Decision, position: int) -> str:
+    ours = decision.catalogue_version == CATALOGUE.version and position < CATALOGUE.size
+    return CATALOGUE.names[position] if ours else str(position)
+
+
+def _value(decision: Decision, position: int) -> float:
+    return float(decision.features[position]) if 0 <= position < len(decision.features) else float("nan")
+
+
+def _label_tables(columns: Columns, times: pl.Series, _values: Sequence[bytes | None]) -> Tables:
+    frame = columns.frame.with_columns(times)
+    identities = [decision_id(tenant, transaction) for tenant, transaction in frame.select("tenant_id", "transaction_id").iter_rows()]
+    labels = frame.select(
+        "tenant_id",
+        pl.Series("decision_id", identities),
+        "transaction_id",
+        _time("label_time_ms").alias("label_time"),
+        _time("transaction_time_ms").alias("transaction_time"),
+        _time("recorded_at"),
+        "is_fraud",
+        "source",
+        pl.col("recorded_at").cast(pl.UInt64).alias("version"),
+    )
+    return {"labels": _arrow(labels)}
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -1,0 +1,47 @@
+"""A sink in a process of its own, for tests that kill it; started through a fork server that has everything imported already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+
+from analytics.settings import HouseSettings
+from analytics.sink import Sink, SinkSettings
+from analytics.store import Place, Store
+from tests import wire_samples as wire
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.sink_process"])
+
+
+class DyingStore(Store):
+    """Kills its process with SIGKILL where a batch is in ClickHouse and its offsets are not."""
+
+    def __init__(self, settings: HouseSettings, after_batches: int) -> None:
+        super().__init__(settings)
+        self._left = after_batches
+
+    def save(self, offsets: Mapping[Place, int]) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().save(offsets)
+
+
+def start(house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None = None) -> ForkServerProcess:
+    """A sink that runs until it is terminated, or dies by itself."""
+    process = _CONTEXT.Process(target=_run, args=(house, settings, dies_after_batches), daemon=True)
+    process.start()
+    return process
+
+
+def _run(house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None) -> None:
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    store = Store(house) if dies_after_batches is None else DyingStore(house, dies_after_batches)
+    Sink(settings, wire.codec(), store, stopping).run()
+    store.close()
