@@ -44,7 +44,7 @@ def test_f01_a_killed_taskmanager(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 _, moment_ms = nemesis.kill(world.stack.layout, f"taskmanager-{1 + number % 2}")
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
 
@@ -69,7 +69,7 @@ def test_f02_a_killed_jobmanager(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 _, moment_ms = nemesis.kill(world.stack.layout, "jobmanager")
                 newest = find_newest_checkpoint(world.stack.layout, world.ticket())
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
@@ -89,7 +89,7 @@ def test_f02_control_restoring_an_older_checkpoint_repeats(world: World) -> None
     with world.campaign("f02-control") as campaign:
 
         def fault() -> None:
-            strike(world, 0, random.Random(3))
+            strike(world, campaign, 0, random.Random(3))
             world.restore_the_checkpoint_before_the_newest()
 
         verdict = world.under_fault(campaign, fault)
@@ -109,7 +109,7 @@ def test_f03_a_killed_python_worker(world: World) -> None:
         def fault() -> None:
             for number in range(world.load.kills):
                 victim = f"taskmanager-{2 - number % 2}"
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 assert hosts_python(nemesis.live_pid(world.stack.layout, victim)), "worker found"
                 assert runs_operators(world, victim)
                 _, moment_ms = nemesis.kill(world.stack.layout, victim)
@@ -151,7 +151,7 @@ def test_f04_a_killed_broker(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 moment_ms = _broker_is_killed(world, 1.0)
                 nemesis.live_pid(world.stack.layout, "kafka")
                 down_s.append(round(time.time() - moment_ms / 1000.0, 1))
