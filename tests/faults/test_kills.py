@@ -19,6 +19,7 @@ from infra import nemesis, scoring_job
 from infra.campaign import endless
 from infra.jobs import find_newest_checkpoint
 from infra.probes import read_json_url
+from infra.records import SUPERVISOR
 from serving.clock import now_ms
 from tests.faults.world import ANSWER_S, CLEAN, World, figures, strike
 
@@ -181,6 +182,27 @@ def test_f04_a_killed_broker(world: World) -> None:
         )
         assert verdict.anomalies == CLEAN, verdict.examples
         assert lost > 0, "control: a sender that does not ask loses"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("down_s", [5.0, 30.0])
+def test_f04_a_broker_that_stays_away(world: World, down_s: float) -> None:
+    """The supervisor, which would bring it back at once, is frozen meanwhile."""
+    chance, recoveries = random.Random(6), []
+    with world.campaign("f04-away") as campaign:
+
+        def fault() -> None:
+            for number in range(world.load.kills):
+                strike(world, campaign, number, chance)
+                with nemesis.freeze(world.stack.layout, SUPERVISOR):
+                    _, moment_ms = nemesis.kill(world.stack.layout, "kafka")
+                    time.sleep(down_s)
+                recoveries.append(world.wait_until_recovered(campaign, moment_ms))
+
+        verdict = world.under_fault(campaign, fault)
+        injected = f"broker away {down_s:g} s x{world.load.kills}"
+        world.note("F04 away", injected=injected, limit_s=down_s + 45, recovery_s=recoveries, **figures(verdict))
+        assert verdict.anomalies == CLEAN, verdict.examples
 
 
 @pytest.mark.slow
