@@ -24,7 +24,6 @@ __all__ = ["CHECKS", "SUITES", "register", "split_arguments"]
 _REPO = Path(__file__).resolve().parent.parent
 
 SUITES = ("unit", "contract", "integration", "faults")
-DEFAULT_SUITES = tuple(suite for suite in SUITES if suite != "faults")  # they kill servers for many minutes
 
 # What takes long is marked "slow" and left out, except where the faults are asked for by name or everything is.
 _EVERYTHING = ("-m", "slow or not slow")
@@ -40,9 +39,9 @@ CHECKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 _DESCRIPTION = """\
-Run the tests.  Without a suite: the static checks (ruff, mypy, import layers) and every suite but the faults, without what takes
-long.  With "all": everything.  "faults" runs all fault scenarios, with --quick one fault of the main kinds; --kills N sets how many
-faults of a kind each kill scenario has.  Whatever follows the suite goes to pytest: ./fraudguard test unit -k geo -x
+Run the tests.  Without a suite: the static checks (ruff, mypy, import layers) and every suite, without what takes long.  With "all":
+everything.  "faults" runs all fault scenarios, with --quick one fault of each main kind, as the run without a suite does; --kills N
+sets how many faults of a kind each kill scenario has.  Whatever follows the suite goes to pytest: ./fraudguard test unit -k geo -x
 """
 
 _NOTHING_COLLECTED = 5
@@ -75,7 +74,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    suites = {None: DEFAULT_SUITES, "all": SUITES}.get(arguments.suite) or (arguments.suite,)
+    suites = SUITES if arguments.suite in (None, "all") else (arguments.suite,)
     checks = [_run_check(name, command) for name, command in CHECKS] if arguments.suite in (None, "all") else []
     folders = [folder for folder in suites if (_REPO / "tests" / folder).is_dir()]
     if not folders:

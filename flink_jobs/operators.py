@@ -104,8 +104,8 @@ class _Shell(KeyedProcessFunction):
 def _descriptor(name: str) -> MapStateDescriptor:
     descriptor = MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
     if name in ("cards", "entities"):
-        ttl = StateTtlConfig.new_builder(Time.days(LIFETIME_DAYS)).cleanup_in_rocksdb_compact_filter(1_000).build()
-        descriptor.enable_time_to_live(ttl)
+        # RocksDB's compaction drops what has expired, by default; to ask for it calls the JVM, which a worker in process mode has not
+        descriptor.enable_time_to_live(StateTtlConfig.new_builder(Time.days(LIFETIME_DAYS)).build())
     return descriptor
 
 

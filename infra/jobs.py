@@ -57,8 +57,7 @@ __all__ = [
 ]
 
 _RESUME_TIMEOUT_S = 240.0
-_RETRY_S = 5.0
-_LOOK_S = 5.0  # how long a job may be gone while its JobManager runs, as after a stop whose owner died, before it is brought back
+_LOOK_S = 5.0  # between looks: how long a job may be gone while its JobManager runs, and the pause after a failure
 _ANSWER_TIMEOUT_S = 15.0  # who is about to submit can wait for a busy JobManager
 _OVER = ("FAILED", "FINISHED", "CANCELED", "SUSPENDED")
 _SAVEPOINT_HEADER = struct.Struct(">iiq")  # magic, format version, number in the row of checkpoints
@@ -298,24 +297,22 @@ class JobResumer:
                 self._stopping.wait(0.2)
             else:
                 self._wanted.clear()
+                self._resume_all(load_tickets(self._plan.layout))
                 self._looked_s = time.monotonic()
-                if not self._resume_all(load_tickets(self._plan.layout)):
-                    self._wanted.set()
-                    self._stopping.wait(_RETRY_S)
 
-    def _resume_all(self, tickets: Iterable[JobTicket]) -> bool:
-        """Whether nothing is left to do."""
+    def _resume_all(self, tickets: Iterable[JobTicket]) -> None:
+        """Each gets its attempt; what fails is looked at again by the next look, or sooner when a JobManager becomes ready."""
         try:
             known = read_all_jobs(self._plan.addresses.flink_rest_url)
         except (OSError, ValueError, KeyError):
-            return False
+            return
         missing = find_lost(tickets, known)
         if missing and _is_somebody_at_work(self._plan.layout):
-            return True  # whoever it is will have brought the job back, or died, by one of the next looks
-        outcomes = [self._resume(ticket) for ticket in missing]  # each gets its attempt, also after a failure
-        return all(outcomes)
+            return  # whoever it is will have brought the job back, or died, by one of the next looks
+        for ticket in missing:
+            self._resume(ticket)
 
-    def _resume(self, ticket: JobTicket) -> bool:
+    def _resume(self, ticket: JobTicket) -> None:
         layout = self._plan.layout
         checkpoint = find_newest_checkpoint(layout, ticket)
         append_event(layout, ticket.name, "resuming", checkpoint or "from the beginning: no completed checkpoint")
@@ -336,7 +333,6 @@ class JobResumer:
             except subprocess.TimeoutExpired:
                 failure = f"no answer within {_RESUME_TIMEOUT_S:.0f} s, see {log.name}"
         append_event(layout, ticket.name, "failed" if failure else "resumed", failure or (checkpoint or ""))
-        return not failure
 
 
 def main(home: Path, name: str) -> int:

@@ -39,6 +39,7 @@ from infra.jobs import (
 from infra.layout import Layout, read_json
 from infra.plan import Plan
 from infra.probes import read_json_url
+from infra.savepoints import retain
 from infra.settings import REPO_ROOT
 from serving import model_files
 from serving.atomic_write import write_atomically
@@ -354,7 +355,9 @@ def _save(plan: Plan, name: str, *, stop: bool) -> str:
         except (OSError, ValueError) as error:
             raise Unavailable("flink", f"the JobManager went away while it wrote the savepoint: {error}") from error
         if answer["status"]["id"] == "COMPLETED":
-            return _location(answer["operation"])
+            location = _location(answer["operation"])
+            retain(plan.layout, name, location)
+            return location
         time.sleep(_POLL_S)
     raise Unavailable("flink", f"no savepoint within {_SAVEPOINT_TIMEOUT_S:g} s")
 

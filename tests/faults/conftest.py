@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fault-events", type=int, default=2_000, help="events of each scenario at least (default 2,000; nightly 60,000)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "job(variant, settings, core): the job in the place of the ordinary one (see World.start_job)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one job stand together, in the order of their files, whatever order chance gave them: each change costs a submission."""
+    ours = [place for place, item in enumerate(items) if item.path.is_relative_to(Path(__file__).parent)]
+    ordered = sorted((items[place] for place in ours), key=_place)
+    for place, item in zip(ours, ordered, strict=True):
+        items[place] = item
+
+
+def _place(item: pytest.Item) -> tuple[str, str, int]:
+    job = _job_of(item)
+    path, line, _ = item.location
+    return repr(job) if job else "", path, line or 0
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[World]:
     option = pytestconfig.getoption
@@ -38,10 +58,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
 
 @pytest.fixture
-def world(shared: World) -> Iterator[World]:
-    """Whole before each test, whatever the one before it left."""
-    shared.make_whole()
+def world(shared: World, request: pytest.FixtureRequest) -> World:
+    """Whole before each test, whatever the one before it left, and with the job that the test is marked with."""
+    shared.provide(**_job_of(request.node))
     return shared
+
+
+def _job_of(item: pytest.Item) -> dict[str, Any]:
+    marker = item.get_closest_marker("job")
+    return {} if marker is None else dict(marker.kwargs)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

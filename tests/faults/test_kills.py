@@ -19,6 +19,7 @@ from infra import nemesis, scoring_job
 from infra.campaign import endless
 from infra.jobs import find_newest_checkpoint
 from infra.probes import read_json_url
+from infra.records import SUPERVISOR
 from serving.clock import now_ms
 from tests.faults.world import ANSWER_S, CLEAN, World, figures, strike
 
@@ -44,7 +45,7 @@ def test_f01_a_killed_taskmanager(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 _, moment_ms = nemesis.kill(world.stack.layout, f"taskmanager-{1 + number % 2}")
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
 
@@ -69,7 +70,7 @@ def test_f02_a_killed_jobmanager(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 _, moment_ms = nemesis.kill(world.stack.layout, "jobmanager")
                 newest = find_newest_checkpoint(world.stack.layout, world.ticket())
                 recoveries.append(world.wait_until_recovered(campaign, moment_ms))
@@ -89,7 +90,7 @@ def test_f02_control_restoring_an_older_checkpoint_repeats(world: World) -> None
     with world.campaign("f02-control") as campaign:
 
         def fault() -> None:
-            strike(world, 0, random.Random(3))
+            strike(world, campaign, 0, random.Random(3))
             world.restore_the_checkpoint_before_the_newest()
 
         verdict = world.under_fault(campaign, fault)
@@ -109,7 +110,7 @@ def test_f03_a_killed_python_worker(world: World) -> None:
         def fault() -> None:
             for number in range(world.load.kills):
                 victim = f"taskmanager-{2 - number % 2}"
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 assert hosts_python(nemesis.live_pid(world.stack.layout, victim)), "worker found"
                 assert runs_operators(world, victim)
                 _, moment_ms = nemesis.kill(world.stack.layout, victim)
@@ -151,7 +152,7 @@ def test_f04_a_killed_broker(world: World) -> None:
 
         def fault() -> None:
             for number in range(world.load.kills):
-                strike(world, number, chance)
+                strike(world, campaign, number, chance)
                 moment_ms = _broker_is_killed(world, 1.0)
                 nemesis.live_pid(world.stack.layout, "kafka")
                 down_s.append(round(time.time() - moment_ms / 1000.0, 1))
@@ -181,6 +182,27 @@ def test_f04_a_killed_broker(world: World) -> None:
         )
         assert verdict.anomalies == CLEAN, verdict.examples
         assert lost > 0, "control: a sender that does not ask loses"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("down_s", [5.0, 30.0])
+def test_f04_a_broker_that_stays_away(world: World, down_s: float) -> None:
+    """The supervisor, which would bring it back at once, is frozen meanwhile."""
+    chance, recoveries = random.Random(6), []
+    with world.campaign("f04-away") as campaign:
+
+        def fault() -> None:
+            for number in range(world.load.kills):
+                strike(world, campaign, number, chance)
+                with nemesis.freeze(world.stack.layout, SUPERVISOR):
+                    _, moment_ms = nemesis.kill(world.stack.layout, "kafka")
+                    time.sleep(down_s)
+                recoveries.append(world.wait_until_recovered(campaign, moment_ms))
+
+        verdict = world.under_fault(campaign, fault)
+        injected = f"broker away {down_s:g} s x{world.load.kills}"
+        world.note("F04 away", injected=injected, limit_s=down_s + 45, recovery_s=recoveries, **figures(verdict))
+        assert verdict.anomalies == CLEAN, verdict.examples
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from infra.scoring_job import models_dir
 from tests.api_stack import Answer, ApiStack, question
 from tests.faults.conftest import LADDER
 
+pytestmark = pytest.mark.slow
+
 CEILING_MS = 50.0
 BUFFER = 50
 TRIES = 40

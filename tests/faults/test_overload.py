@@ -26,10 +26,11 @@ def _limit_mb(world: World) -> int:
     return settings.taskmanager_heap_mb + settings.taskmanager_managed_mb + 128 + 64 + 64 + 256 + 192 + 600
 
 
+@pytest.mark.job(variant="slow sink")
 def test_f21_a_slow_sink_and_a_burst(world: World) -> None:
     """The job variant's sink is slow while a file is there.  Control: it is so slow that most of the burst waits."""
     flag = scoring_job.models_dir(world.stack.layout).parent / "slow"
-    with world.job(variant="slow sink"), world.campaign("f21") as campaign:
+    with world.campaign("f21") as campaign:
         frame = world.traffic(campaign.tenant, seconds=world.load.events / world.load.rate)
         flag.touch()
         try:

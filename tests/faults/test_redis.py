@@ -119,6 +119,7 @@ def online(world: World) -> Iterator[OnlineStore]:
     store.close()
 
 
+@pytest.mark.slow
 def test_f17_a_store_that_was_emptied_is_whole_again_without_any_traffic(world: World, online: OnlineStore) -> None:
     """FLUSHALL: from the next read on an absent entity is missing and not new; within a minute every state is back, to the byte."""
     with world.campaign("f17-flush") as campaign:
@@ -139,6 +140,7 @@ def test_f17_a_store_that_was_emptied_is_whole_again_without_any_traffic(world: 
         assert online.look_up(list(newest)) == before
 
 
+@pytest.mark.slow
 def test_f17_a_redis_that_lost_its_last_seconds_under_load_is_whole_again(world: World, online: OnlineStore) -> None:
     """Killed with -9, Redis finds a log that ends before its last writes did."""
     url = world.stack.addresses.redis_url
@@ -175,6 +177,7 @@ def _states_that_die_with_their_worker(world: World, campaign: Campaign) -> dict
     return _newest(campaign)
 
 
+@pytest.mark.slow
 def test_f17_what_a_killed_worker_had_not_written_yet_is_written_by_its_successor(world: World, online: OnlineStore) -> None:
     with world.campaign("f17-worker") as campaign:
         newest = _states_that_die_with_their_worker(world, campaign)
@@ -182,8 +185,10 @@ def test_f17_what_a_killed_worker_had_not_written_yet_is_written_by_its_successo
         world.note("F17 worker", injected="TaskManagers killed before they wrote", healed_s=healed_s, entities=len(newest))
 
 
+@pytest.mark.slow
+@pytest.mark.job(variant="no healing")
 def test_f17_control_without_healing_the_store_stays_as_it_is(world: World, online: OnlineStore) -> None:
-    with world.job(variant="no healing"), world.campaign("f17-control") as campaign:
+    with world.campaign("f17-control") as campaign:
         newest = _states_that_die_with_their_worker(world, campaign)
         time.sleep(CONTROL_S)
         unwritten = len(_stale(online, newest))
@@ -289,6 +294,7 @@ def _schedules(chance: random.Random, operations: int) -> list[list[int]]:
     return [[number for number, owner in zip(numbers, owners, strict=True) if owner == writer] for writer in range(2)]
 
 
+@pytest.mark.slow
 def test_f18_two_writers_of_one_key(server: RedisServer) -> None:
     """100,000 writes out of order, ten to a millisecond: the newest by number stays, and no reader ever sees the key go back."""
     reading = OnlineStore(server.url, timeout_s=5.0)
@@ -319,6 +325,7 @@ def test_f18_two_writers_of_one_key(server: RedisServer) -> None:
     reading.close()
 
 
+@pytest.mark.slow
 def test_f18_control_feasts_own_write_keeps_what_is_not_the_newest(server: RedisServer) -> None:
     """Feast's stock Redis store reads the stored time and then writes, in two steps, and drops a write of an equal time."""
     view = definitions.card_view

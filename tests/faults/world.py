@@ -7,8 +7,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,9 @@ class World:
     load: Load
     folder: Path
     measured: list[dict[str, Any]] = field(default_factory=list)
+    _stand_in: dict[str, Any] = field(default_factory=dict)  # what another job was asked for that has the ordinary one's place
+    _ordinary: JobTicket | None = None  # where the ordinary job goes on from after it
+    _reads_again: bool = False  # the ordinary job has yet to read what another one read in its place
 
     def campaign(self, name: str) -> Campaign:
         """A tenant that nobody used before."""
@@ -87,24 +89,42 @@ class World:
         scoring_job.stop(self.stack.plan, with_savepoint=True)
         self.wait_until_gone()
 
-    def make_whole(self) -> None:
-        """Every server healthy and the ordinary job running."""
-        self.stack.up()
-        self.start_job()
+    def provide(self, **asked: Any) -> None:
+        """Every server healthy, and the ordinary job running, or with ``asked`` (see :meth:`start_job`) another one in its place.
 
-    @contextmanager
-    def job(self, *, variant: str = "", settings: dict[str, Any] | None = None, core: dict[str, Any] | None = None) -> Iterator[None]:
-        """Another job in the place of the ordinary one, from its state; afterwards the ordinary one goes on from where it was."""
-        self.stop_job()
-        kept = self.ticket()
-        try:
-            self.start_job(variant=variant, settings=settings, core=core)
-            yield
-        finally:
+        The other one begins with the ordinary job's state; what it does to it is forgotten when the ordinary one goes on from where it
+        was.  A submission takes ten seconds of a core, so a job stays until a test needs another one.
+        """
+        self.stack.up()
+        if asked != self._stand_in:
+            self.discard_stand_in()
+            if asked:
+                self._ordinary, self._stand_in = self._stop_ordinary_job(), asked
+        self.make_whole()
+        if self._reads_again and not asked:
+            self._reads_again = False
+            for _ in range(2):  # the next test's ledger should begin after what it reads once more
+                self.wait_for_a_checkpoint()
+
+    def make_whole(self) -> None:
+        """Every server healthy, and the job that was asked for running, the same one if it still does."""
+        self.stack.up()
+        self.start_job(**self._stand_in)
+
+    def discard_stand_in(self) -> None:
+        """End a job that has the ordinary one's place, which goes on when it is needed next: with what the other one read meanwhile."""
+        if self._ordinary is not None:
             scoring_job.stop(self.stack.plan, with_savepoint=False)
             self.wait_until_gone()
-            save_ticket(self.stack.layout, kept)
+            save_ticket(self.stack.layout, self._ordinary)
+            self._stand_in, self._ordinary, self._reads_again = {}, None, True
+
+    def _stop_ordinary_job(self) -> JobTicket:
+        """Where it goes on from."""
+        if self.ticket().job_ids:
             self.start_job()
+            self.stop_job()
+        return self.ticket()
 
     def ticket(self) -> JobTicket:
         """Of the job, which must have one."""
@@ -203,12 +223,13 @@ def _completed(folder: Path) -> int:
     return max((int(path.parent.name.removeprefix("chk-")) for path in folder.glob("chk-*/_metadata")), default=0)
 
 
-def strike(world: World, number: int, chance: random.Random) -> None:
+def strike(world: World, campaign: Campaign, number: int, chance: random.Random) -> None:
     """Wait for the instant of a kill: half of them anywhere in the checkpoint cycle, half up to 50 ms after a completed checkpoint.
 
-    The first one comes in the middle of the cycle, when a transaction is open and something is at stake.
+    The load must have reached the ledger before.  The first one comes in the middle of the cycle, when a transaction is open and
+    something is at stake.
     """
-    time.sleep(3.0)
+    world.wait_until_recovered(campaign, time.time() * 1000.0)
     world.wait_for_a_checkpoint()
     if number == 0:
         time.sleep(0.6 * CHECKPOINT_S)

@@ -1,0 +1,66 @@
+"""Which savepoints stay on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infra.jobs import JobTicket, save_ticket
+from infra.layout import Layout
+from infra.savepoints import KEPT, retain
+
+NAME = "scoring"
+
+
+def taken(layout: Layout, name: str) -> Path:
+    """A savepoint as Flink leaves it."""
+    folder = layout.savepoints / "job-1" / name
+    folder.mkdir(parents=True)
+    (folder / "_metadata").touch()
+    (folder / "state").touch()
+    return folder
+
+
+def test_the_newest_few_stay(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.jobs.mkdir(parents=True)
+    folders = [taken(layout, f"savepoint-{i}") for i in range(KEPT + 2)]
+    removed = [retain(layout, NAME, folder.as_uri()) for folder in folders]
+    assert removed == [[]] * KEPT + [[folders[0].as_uri()], [folders[1].as_uri()]]
+    assert [folder.exists() for folder in folders] == [False, False] + [True] * KEPT
+
+
+def test_one_that_a_job_starts_from_stays_until_it_no_longer_does(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.jobs.mkdir(parents=True)
+    first, *others = (taken(layout, f"savepoint-{i}") for i in range(KEPT + 2))
+    save_ticket(layout, JobTicket(NAME, "module:function", restore_from=first.as_uri()))
+    for folder in (first, *others[:-1]):
+        retain(layout, NAME, folder.as_uri())
+    assert first.exists()
+    save_ticket(layout, JobTicket(NAME, "module:function", restore_from=others[0].as_uri()))
+    retain(layout, NAME, others[-1].as_uri())
+    assert not first.exists()
+    assert others[0].exists()
+
+
+def test_jobs_are_counted_apart_and_what_nobody_wrote_down_stays(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.jobs.mkdir(parents=True)
+    foreign = taken(layout, "savepoint-of-somebody")
+    other = taken(layout, "savepoint-of-another-job")
+    retain(layout, "patterns", other.as_uri())
+    for i in range(KEPT + 1):
+        retain(layout, NAME, taken(layout, f"savepoint-{i}").as_uri())
+    assert foreign.exists()
+    assert other.exists()
+
+
+def test_nothing_outside_of_the_savepoints_folder_is_removed(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "home")
+    layout.jobs.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    retain(layout, NAME, elsewhere.as_uri())
+    for i in range(KEPT):
+        retain(layout, NAME, taken(layout, f"savepoint-{i}").as_uri())
+    assert elsewhere.exists()
