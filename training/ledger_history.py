@@ -179,7 +179,8 @@ def load(records: Iterable[tuple[str, bytes | None]], codec: Codec, also: Sequen
         for topic, batch in waiting.items():
             columns[topic].append(pool.submit(_part, decoders[topic], topic, batch))
         decided, applied, erased = ([part.result() for part in columns.pop(topic)] for topic in decoders)
-    return _history(decided, *(Columns.concatenated([part.columns for part in parts]) for parts in (applied, erased)), also)
+    labels, erasures = (Columns.concatenated([part.columns for part in parts]) for parts in (applied, erased))
+    return _history(decided, labels, erasures, also)
 
 
 @dataclass(slots=True, frozen=True)
