@@ -137,7 +137,9 @@ class Lake:
                 raise Denied(f"{name} cannot be read as of {at}: {error}") from error
         return table
 
-    def records(self, first_day: date | None = None, last_day: date | None = None, at: datetime | None = None) -> Iterator[tuple[str, bytes]]:
+    def records(
+        self, first_day: date | None = None, last_day: date | None = None, at: datetime | None = None
+    ) -> Iterator[tuple[str, bytes]]:
         """Yield topic and value of the ledger's records that arrived within the days, both included; labels come last."""
         wanted = pc.field(DAY) >= (first_day or date.min)
         if last_day is not None:

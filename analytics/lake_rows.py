@@ -30,14 +30,14 @@ _DECISION = [
     *(("degraded", pa.string()), ("late_event", pa.bool_()), ("model_sha256", pa.string()), ("rule_set_hash", pa.string())),
     *(("code_version", pa.string()), ("door", pa.string())),
 ]
+_FEATURES = [("catalogue_version", pa.string()), ("features", pa.list_(pa.float64()))]
+_LABEL = [("label_time", _MOMENT), ("transaction_time", _MOMENT), ("is_fraud", pa.bool_()), ("source", pa.string())]
 _RECORD = [("record", pa.binary())]  # the value as the ledger has it: what backfill and backtest read
 
 SCHEMAS = {
     "transactions": pa.schema([*_KEY, *_PLACE, *_TRANSACTION, *_DECISION, *_RECORD]),
-    "ml_features": pa.schema([*_KEY, *_PLACE, ("event_time", _MOMENT), ("catalogue_version", pa.string()), ("features", pa.list_(pa.float64()))]),
-    "labels": pa.schema(
-        [*_KEY, *_PLACE, ("label_time", _MOMENT), ("transaction_time", _MOMENT), ("is_fraud", pa.bool_()), ("source", pa.string()), *_RECORD]
-    ),
+    "ml_features": pa.schema([*_KEY, *_PLACE, ("event_time", _MOMENT), *_FEATURES]),
+    "labels": pa.schema([*_KEY, *_PLACE, *_LABEL, *_RECORD]),
 }
 TOPIC_OF = {"transactions": ledger.DECISIONS, "ml_features": ledger.DECISIONS, "labels": ledger.LABELS_APPLIED}
 
