@@ -113,7 +113,7 @@ class Recorded:
     def with_altered(self, decision_id: str, **changes: object) -> Recorded:
         """The same ledger with one record changed."""
         wire = codec()
-        records = []
+        records: list[tuple[str, bytes | None]] = []
         for topic, value in self.records:
             if topic == ledger.DECISIONS and (decision := wire.decode_decision(value)).decision_id == decision_id:
                 records.append((topic, wire.encode_decision(replace(decision, **changes))))  # type: ignore[arg-type]
