@@ -145,10 +145,10 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_is_checked_as_python_checks_it(text: bytes) -> None:
-    """Also of fields that nobody asked for: ``trace_id`` is the last text; two nulls follow."""
-    value = encode("decision", decision(trace_id="x" * len(text)))
-    before, nulls = value[: -len(text) - 2], value[-2:]
-    assert value == before + b"x" * len(text) + b"\0\0"
+    """Also of fields that nobody asked for: ``trace_id`` is the last text; a null and two empty arrays follow."""
+    value = encode("decision", decision(trace_id="x" * len(text), extra_features=[]))
+    before, nulls = value[: -len(text) - 3], value[-3:]
+    assert value == before + b"x" * len(text) + b"\0\0\0"
     value = before + text + nulls
     assert outcome_of([value]) == codecs_outcome(value)
 
@@ -233,10 +233,18 @@ def test_a_schema_of_something_else_is_refused() -> None:
         decoder(by).decode([frame(FOREIGN_ID) + b"x"])
 
 
-@pytest.mark.parametrize("name", ["contributions.value", "transaction", "rules.floor", "floor"])
+@pytest.mark.parametrize("name", ["contributions.value", "transaction"])
 def test_fields_that_columns_cannot_hold_are_refused(name: str) -> None:
     with pytest.raises((NotCovered, TypeError)):
         ColumnReader(load_schema("decision"), [name], {})
+
+
+@pytest.mark.parametrize("floor", [None, "ALLOW", "DENY"])
+def test_an_enumeration_may_be_null(floor: str | None) -> None:
+    value = encode("decision", decision(floor=floor))
+    columns = ColumnDecoder(codec(), "decision", ["floor", "outcome"]).decode([value, value])
+    assert columns.frame["floor"].to_list() == [floor, floor]
+    assert columns.frame["outcome"].to_list() == [decision().outcome] * 2
 
 
 def test_records_outside_the_buffer_are_refused() -> None:
