@@ -210,9 +210,10 @@ def test_a_get_changes_nothing_whoever_asks(clickhouse: ClickHouseEngine) -> Non
     assert answer.headers["X-ClickHouse-Exception-Code"] == "164"
 
 
-def test_bodies_are_bounded(clickhouse: ClickHouseEngine) -> None:
+def test_bodies_are_bounded(clickhouse: ClickHouseEngine, writer: HttpClient) -> None:
+    writer.command("CREATE OR REPLACE TABLE scratch.large (a Int64) ENGINE = Memory")
     assert ask(clickhouse, "SELECT '" + "x" * 200_000 + "'").status == 413
-    answer = ask(clickhouse, b"INSERT INTO scratch.kept FORMAT TSV\n" + b"1\n" * (40 << 20), user=WRITER)
+    answer = ask(clickhouse, b"INSERT INTO scratch.large FORMAT TSV\n" + b"1\n" * (40 << 20), user=WRITER)
     assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (413, "307")
 
 
