@@ -19,10 +19,10 @@ from fraud.catalogue import CATALOGUE
 from fraud.currency import CURRENCIES, to_base_minor_batch
 from fraud.errors import InvalidEvent
 from fraud.events import decision_id
-from serving.avro_columns import ColumnReader, Columns, Unread
-from serving.codec import HEADER_BYTES, Codec, writer_id
+from serving.avro_columns import Columns
+from serving.codec import Codec
+from serving.column_decoder import ColumnDecoder
 from serving.records import Decision
-from serving.schemas import load_schema
 
 __all__ = ["Extracted", "LedgerRows", "Reject", "Value"]
 
@@ -43,16 +43,17 @@ _DECISION = (
 )
 _RULE = ("rule_id", "reason_code", "severity", "score", "floor", "mode", "message")
 _POSITION = ("kind", "seq")
+_EXTRA = ("name", "value")
 _DECISION_FIELDS = (
     *_KEY,
     *_DECISION,
     *(f"{_TX}{name}" for name in (*_SAME, "is_fraud")),
     *(f"rules.{name}" for name in _RULE),
     *(f"{array}.{name}" for array in ("entities", "served_at") for name in _POSITION),
-    "blacklisted.name",
+    *(f"extra_features.{name}" for name in _EXTRA),
+    "blacklisted.item",
 )
 _LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", "source")
-_OUTCOMES = ("ALLOW", "CHALLENGE", "DENY")
 _TIMESTAMP = pa.timestamp("ms", "UTC")
 _EXPONENTS = {code: currency.exponent for code, currency in CURRENCIES.items()}
 
@@ -92,47 +93,39 @@ class LedgerRows:
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._decisions = ColumnReader(_readable(load_schema("decision")), _DECISION_FIELDS, {"features": CATALOGUE.size})
-        self._labels = ColumnReader(_readable(load_schema("label_applied")), _LABEL_FIELDS, {})
+        self._decisions = ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size})
+        self._labels = ColumnDecoder(codec, "label_applied", _LABEL_FIELDS)
 
     def decisions(self, values: Sequence[Value]) -> Extracted:
         """Rows of transactions, decisions, rule_hits and reasons."""
-        return self._extract("decision", self._decisions, values, self._decision_tables)
+        return self._extract(self._decisions, values, self._decision_tables)
 
     def labels(self, values: Sequence[Value]) -> Extracted:
         """Rows of labels."""
-        return self._extract("label_applied", self._labels, values, _label_tables)
+        return self._extract(self._labels, values, _label_tables)
 
-    def _extract(self, name: str, reader: ColumnReader, values: Sequence[Value], tables_of: Any) -> Extracted:
+    def _extract(self, decoder: ColumnDecoder, values: Sequence[Value], tables_of: Any) -> Extracted:
         """All at once; only when one of them is bad, one by one."""
         try:
-            return Extracted(self._tables(name, reader, values, tables_of), [])
+            return Extracted(self._tables(decoder, values, tables_of), [])
         except InvalidEvent:
             good, rejects = [], []
             for one in values:
                 try:
-                    self._tables(name, reader, [one], tables_of)
+                    self._tables(decoder, [one], tables_of)
                 except InvalidEvent as error:
                     rejects.append(Reject(one.partition, one.offset, one.recorded_ms, error.code, error.detail, len(one.value or b"")))
                 else:
                     good.append(one)
-            return Extracted(self._tables(name, reader, good, tables_of), rejects)
+            return Extracted(self._tables(decoder, good, tables_of), rejects)
 
-    def _tables(self, name: str, reader: ColumnReader, values: Sequence[Value], tables_of: Any) -> Tables:
+    @staticmethod
+    def _tables(decoder: ColumnDecoder, values: Sequence[Value], tables_of: Any) -> Tables:
         if not values:
             return {}
-        ours = self._codec.schema_id(name)
-        framed = [
-            one.value if writer_id(one.value, self._codec.max_value_bytes) == ours else self._codec.rewritten(name, one.value)
-            for one in values
-        ]
-        try:
-            columns = _read(reader, framed)
-        except Unread:
-            framed = [self._codec.rewritten(name, value) for value in framed]  # raises what is wrong, or writes it the usual way
-            columns = _read(reader, framed)
+        columns = decoder.decode([one.value for one in values])
         times = pl.Series("recorded_at", [one.recorded_ms for one in values], dtype=pl.Int64)
-        tables: Tables = tables_of(columns, times, framed)
+        tables: Tables = tables_of(columns, times, [one.value for one in values])
         return tables
 
     def _decision_tables(self, columns: Columns, times: pl.Series, values: Sequence[bytes | None]) -> Tables:
@@ -149,10 +142,11 @@ class LedgerRows:
         version = pl.col("recorded_at").cast(pl.UInt64).alias("version")
         decisions = frame.select(
             *key,
-            *(_floor(name) if name == "floor" else pl.col(name) for name in _DECISION),
+            *_DECISION,
             *_lists(columns, "entities", "entity"),
             *_lists(columns, "served_at", "served"),
-            _gathered(columns.items["blacklisted"], "name", frame.height).alias("blacklisted"),
+            _gathered(columns.items["blacklisted"], "item", frame.height).alias("blacklisted"),
+            *(_gathered(columns.items["extra_features"], name, frame.height).alias(f"extra_{name}s") for name in _EXTRA),
             version,
         )
         tables = {
@@ -173,43 +167,9 @@ class LedgerRows:
         return {name: table for name, table in found.items() if table.num_rows}
 
 
-def _readable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with what columns are not read of written as what has the same bytes.
-
-    An enumeration is its symbol's number; an array of strings is an array of records of one string each.
-    """
-
-    def field(one: dict[str, Any]) -> dict[str, Any]:
-        type_, default = one["type"], {} if "default" not in one else {"default": one["default"]}
-        if isinstance(type_, list) and one["name"] == "floor":
-            return {"name": one["name"], "type": ["null", "int"], **default}
-        if isinstance(type_, dict) and type_["type"] == "record":
-            return {**one, "type": _readable(type_)}
-        if isinstance(type_, dict) and type_["type"] == "array":
-            return {**one, "type": {"type": "array", "items": items(one["name"], type_["items"])}}
-        return one
-
-    def items(name: str, type_: Any) -> Any:
-        if type_ == "string":
-            return {"type": "record", "name": f"Named_{name}", "fields": [{"name": "name", "type": "string"}]}
-        return _readable(type_) if isinstance(type_, dict) and type_["type"] == "record" else type_
-
-    return {**schema, "fields": [field(one) for one in schema["fields"]]}
-
-
-def _read(reader: ColumnReader, values: Sequence[bytes | None]) -> Columns:
-    ends = np.cumsum(np.fromiter((len(value or b"") for value in values), dtype=np.int64, count=len(values)))
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) + HEADER_BYTES
-    return reader.read(bytearray().join([value or b"" for value in values]), starts, ends)
-
-
 def _time(name: str) -> pl.Expr:
     """Milliseconds as a moment; a bare number would be read as seconds."""
     return pl.col(name).cast(pl.Datetime("ms", "UTC"))
-
-
-def _floor(name: str) -> pl.Expr:
-    return pl.col(name).replace_strict(dict(enumerate(_OUTCOMES)), default=None, return_dtype=pl.String).alias(name)
 
 
 def _lists(columns: Columns, array: str, prefix: str) -> list[pl.Series]:
@@ -235,7 +195,7 @@ def _rule_hits(columns: Columns, frame: pl.DataFrame, version: pl.Expr) -> pl.Da
     owners = frame.select(
         "tenant_id", "decision_id", _time("event_time_ms").alias("event_time"), _time("recorded_at"), version, row=pl.int_range(pl.len())
     )
-    hits = columns.items["rules"].with_columns(pl.int_range(pl.len()).over("row").alias("position"), _floor("floor"))
+    hits = columns.items["rules"].with_columns(pl.int_range(pl.len()).over("row").alias("position"))
     return hits.join(owners, on="row", how="inner", maintain_order="left").drop("row")
 
 

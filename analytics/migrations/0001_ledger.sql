@@ -81,6 +81,8 @@ CREATE TABLE decisions
     served_kinds       Array(LowCardinality(String)),
     served_seqs        Array(Int64) COMMENT 'of the API: where each log stood that it read',
     blacklisted        Array(LowCardinality(String)),
+    extra_names        Array(LowCardinality(String)) COMMENT 'features beyond the catalogue that the rules asked for',
+    extra_values       Array(Float64) COMMENT 'of those, as served',
     contribution_base  Nullable(Float64),
     latency_ms         Nullable(Float64) COMMENT 'of the API; null on the stream',
     stream_score       Nullable(Float64) COMMENT 'of the API: the score that the stream came to',

@@ -39,12 +39,13 @@ def test_every_field_of_a_decision_arrives() -> None:
     one = wire.decision(degraded="store_down", stream_score=0.5, latency_ms=3.25, served_at=[records.EntityPosition("card", "k", 6)])
     tables = rows_of(one)
     (row,) = tables["decisions"]
-    elsewhere = {"rules", "contributions", "transaction", "features", "entities", "served_at", "event_time_ms"}
+    elsewhere = {"rules", "contributions", "transaction", "features", "entities", "served_at", "event_time_ms", "extra_features"}
     for field in fields(records.Decision):
         if field.name not in elsewhere:
             assert row[field.name] == getattr(one, field.name), field.name
     assert np.array(row["features"]).tobytes() == np.asarray(one.features).tobytes()
     assert (row["entity_kinds"], row["entity_seqs"]) == (["card", "ip"], [7, 70_000])
+    assert (row["extra_names"], row["extra_values"]) == (["card_distinct_merchant_37m"], [3.0])
     assert (row["served_kinds"], row["served_seqs"]) == (["card"], [6])
     assert row["event_time"].timestamp() * 1000 == one.event_time_ms
     assert row["version"] == NOW_MS
