@@ -9,7 +9,7 @@ import pytest
 
 from api.client import Client
 from api.identity import Role
-from api.schemas import ScoreRequest
+from api.schemas import ScoreAnswer, ScoreRequest
 from fraud.events import Kind, entity_key, hash64
 from fraud.state import decode_state, encode_state, erased_state
 from infra import scoring_job
@@ -46,17 +46,25 @@ def client(stack: Stack, role: Role) -> Client:
     return Client(stack.addresses.api_url, token=Access(stack.layout).issue_token(TENANT, "ann", role))
 
 
-def pay(shop: Client, number: int, card_id: str) -> str:
-    """Pay and return the decision's id."""
+def pay(shop: Client, number: int, card_id: str) -> ScoreAnswer:
+    """Pay and return the answer."""
     asked = ScoreRequest(
         transaction_id=f"paid-{number}-{hash64(card_id):x}",  # it names nobody
         card_id=card_id,
         merchant_id="m-erasure",
-        amount_minor=1_000 + number,
+        amount_minor=1_000 + number % 100,
         currency="EUR",
         event_time_ms=now_ms(),
     )
-    return shop.score(asked).decision_id
+    return shop.score(asked)
+
+
+def wait_for_a_whole_store(shop: Client) -> None:
+    """A job that has just started fills the store first; until then what is not there may have been lost, and is missing."""
+    deadline_s = time.monotonic() + 90.0
+    while pay(shop, time.monotonic_ns(), "c-probe").degraded:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
 
 
 def stored(stack: Stack, card_id: str) -> StoredState | None:
@@ -88,6 +96,7 @@ def places(stack: Stack, card_id: str) -> set[str]:
 def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: Stack) -> None:
     codec, bootstrap = codec_of(running.plan), running.addresses.bootstrap_servers
     with client(running, Role.SERVICE) as shop, client(running, Role.ADMIN) as officer:
+        wait_for_a_whole_store(shop)
         for number in range(5):
             pay(shop, number, GONE)
             pay(shop, number, STAYS)
@@ -107,7 +116,7 @@ def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: S
         assert not any(place.startswith("log") for place in left)
         assert len(decode_state(wait_for_seq(running, STAYS, 5).state, Kind.CARD)) > len(erased_state(1))  # the other card keeps all
 
-        again = pay(shop, 99, GONE)
+        again = pay(shop, 99, GONE).decision_id
         assert wait_for_seq(running, GONE, 7).seq == 7
         shown = shop.decision(again)
     assert isinstance(shown.features, dict)
@@ -115,7 +124,8 @@ def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: S
     assert next(one["seq"] for one in shown.served_at if one["kind"] == "card") == 6
     wait_for_commit(bootstrap, again)
     report = backfill_ledger(bootstrap, codec, out=None, check=None, say=lambda _text: None)
-    assert (report["differing_from_record"], report["answered_without_store"]) == (0, 0)
+    assert report["differing_from_record"] == 0
+    assert report["events"] - report["answered_without_store"] >= 11  # ours were all compared
     applied = [codec.decode_erasure_applied(one.value()) for one in ledger.read_to_end(bootstrap, (ledger.ERASURES_APPLIED,))]
     assert [(one.kind, one.key, one.seq) for one in applied] == [("card", entity_key(TENANT, GONE), 6)]
 
