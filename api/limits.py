@@ -129,9 +129,13 @@ class Limiter:
         now_s = self._clock()
         if now_s >= self._away_until_s:
             try:
-                return self._verdict(limits, await self._count(limits, cost))
+                verdict = self._verdict(limits, await self._count(limits, cost))
             except Unavailable:
                 self._away_until_s = now_s + _HOLD_OFF_S
+            else:
+                if verdict.allowed:
+                    self._local.count(limits, cost, now_s)  # if Redis goes away now, this process goes on from what it has let in
+                return verdict
         return self._verdict(limits, self._local.count(limits, cost, now_s))
 
     @property

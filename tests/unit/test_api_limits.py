@@ -152,6 +152,21 @@ def test_without_redis_requests_go_on_under_a_limit_of_the_process_alone() -> No
     assert seconds < 0.5  # a dead Redis is asked once, not fifty times
 
 
+def test_a_redis_that_goes_away_opens_no_second_allowance(tmp_path: Path) -> None:
+    """What the process has let in before counts on while it counts alone."""
+    server = RedisServer(tmp_path)
+    server.start()
+
+    async def work(redis: RedisChannel) -> tuple[int, int]:
+        limiter = Limiter(redis)
+        one = limit("lost", 50)
+        before = await taken(limiter, one, 30)
+        server.kill()
+        return before, await taken(limiter, one, 60)
+
+    assert run(server.url, work) == (30, 20)
+
+
 def test_the_shared_count_is_back_as_soon_as_redis_is(tmp_path: Path) -> None:
     redis_server = RedisServer(tmp_path)
     redis_server.start()
