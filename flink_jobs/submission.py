@@ -47,6 +47,8 @@ def _configuration(settings: SubmissionSettings, options: Mapping[str, object]) 
         "python.execution-mode": "thread",  # Python inside the TaskManager: no process and no socket between it and the state
         "python.executable": sys.executable,
         "execution.checkpointing.interval": f"{settings.checkpoint_interval_ms} ms",
+        # after a stall Flink would make up for the checkpoints that it missed, several a second, and so stall again
+        "execution.checkpointing.min-pause": f"{settings.checkpoint_interval_ms // 2} ms",
         "execution.checkpointing.timeout": f"{settings.checkpoint_timeout_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.incremental": "true",
