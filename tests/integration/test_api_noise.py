@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -28,10 +29,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiStack]:
     running.down()
 
 
+@cache
+def key_of(stack: ApiStack, tenant: str) -> str:
+    """One key a tenant: the server reads new ones every second, and answers 401 until then."""
+    return stack.access.key_file.create(tenant, "caller", Role.SERVICE)[1]
+
+
 def load(stack: ApiStack, tenants: list[str], rate: float) -> HttpLoad:
     """Questions of these tenants in turn."""
     address = stack.url.removeprefix("http://")
-    keys = [stack.access.key_file.create(tenant, "caller", Role.SERVICE)[1] for tenant in tenants]
+    keys = [key_of(stack, tenant) for tenant in tenants]
     requests = [
         request_bytes("/v1/score", json.dumps(question(card_id=f"c{i}")).encode(), {API_KEY_HEADER: keys[i % len(keys)]}, address)
         for i in range(round(rate * SECONDS))

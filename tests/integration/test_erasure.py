@@ -12,7 +12,6 @@ from api.identity import Role
 from api.schemas import ScoreAnswer, ScoreRequest
 from fraud.events import Kind, entity_key, hash64
 from fraud.state import decode_state, encode_state, erased_state
-from infra import scoring_job
 from infra.api_access import Access
 from infra.application import bring_up, codec_of
 from infra.features import backfill_ledger
@@ -23,7 +22,7 @@ from serving.feast_layout import EntityKeys
 from serving.online_store import OnlineStore
 from serving.state_reads import StoredState
 from tests.kept import in_kafka, in_logs, in_redis
-from tests.private_stack import put_small_model_into_production
+from tests.private_stack import private_stack, put_small_model_into_production
 
 GONE, STAYS = "c-to-be-forgotten", "c-to-be-kept"
 TENANT = "default"
@@ -35,11 +34,12 @@ PASSING = {
 
 
 @pytest.fixture(scope="module")
-def running(stack: Stack) -> Iterator[Stack]:
-    put_small_model_into_production(stack)
-    bring_up(stack, lambda _text: None)
-    yield stack
-    scoring_job.stop(stack.plan, with_savepoint=False)
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of its own: a later job that began from nothing would decide what was erased again, under other numbers."""
+    with private_stack(tmp_path_factory.mktemp("erasure")) as stack:
+        put_small_model_into_production(stack)
+        bring_up(stack, lambda _text: None)
+        yield stack
 
 
 def client(stack: Stack, role: Role) -> Client:
