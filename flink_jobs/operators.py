@@ -85,7 +85,8 @@ class _Shell(KeyedProcessFunction):
             name: FlinkMap(runtime_context.get_map_state(_descriptor(name)), in_thread=_embedded(runtime_context) is not None)
             for name in self.maps
         }
-        logs.configure("stream")
+        if _embedded(runtime_context) is not None:  # else what goes to standard error is logged by PyFlink's worker, and again, and again
+            logs.configure("stream")
         self._metrics_of_core = process_exporter().new_metrics()
         self._core = type(self).build(self._settings, self._metrics_of_core)
 
@@ -139,11 +140,13 @@ class _CopiedShell(_Shell):
         subtask, parallelism, max_parallelism = _place_of(runtime_context)
         self._core.own(owned_shards(subtask, parallelism, len(self._keys), max_parallelism))
 
-    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> None:
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Row]:
+        """Puts nothing out; process mode iterates over what comes of it all the same."""
         shard = self._shard_of[ctx.get_current_key()]
         # one chain of timers a shard: a restored one goes on, unless a record has come before it and begun another
         if self._due_ms.get(shard, timestamp) == timestamp:
             self._wake(shard, ctx, self._core.heal(shard, self._maps))
+        yield from ()
 
     def _attend(self, shard: int, ctx: KeyedProcessFunction.Context) -> None:
         """Called with every batch: gives a shard its first timer."""
