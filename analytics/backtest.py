@@ -36,7 +36,6 @@ from fraud.extra import ExtraFeatures, extra_catalogue, extra_columns, in_order
 from fraud.rules import RuleSet
 from serving.degraded import sides_down
 from serving.model import Model
-from training.backfill import ledger_order, run
 from training.ledger_history import LedgerHistory
 
 __all__ = ["Backtest", "Change", "Draft", "Example", "ExtraWindow", "MerchantEffect", "NothingToTest", "Range", "RuleEffect", "backtest"]
@@ -267,8 +266,7 @@ def _extra(history: LedgerHistory, names: tuple[str, ...]) -> NDArray[np.float64
         return np.empty((len(history.events), 0))
     columns = extra_columns(names)
     kinds = [kind for kind in Kind if columns[kind].stop > columns[kind].start]
-    order = ledger_order(history.event_seqs, history.label_seqs)
-    found = run(history.events, history.labels, order, catalogue=extra_catalogue(names), kinds=kinds, served=history.early).features
+    found = history.recompute(extra_catalogue(names), kinds).features
     windows: NDArray[np.float64] = found[:, len(EVENT_FEATURES) :]
     windows[history.blind] = np.nan
     return windows

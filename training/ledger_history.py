@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fraud import kernel as k
-from fraud.catalogue import CATALOGUE
+from fraud.catalogue import CATALOGUE, Catalogue
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind
 from serving import ledger
@@ -113,10 +113,10 @@ class LedgerHistory:
         """Which decisions' features can be computed again: by today's catalogue, from states that were read."""
         return self.of_this_catalogue & ~self.blind
 
-    def recompute(self) -> Backfill:
-        """Every feature of every decision, in the recorded order and as of the recorded numbers."""
+    def recompute(self, catalogue: Catalogue = CATALOGUE, kinds: Sequence[Kind] = tuple(Kind)) -> Backfill:
+        """The features of every decision, in the recorded order and as of the recorded numbers; columns of other ``kinds`` stay missing."""
         order = ledger_order(self.event_seqs, self.label_seqs)
-        return run(self.events, self.labels, order, served=self.early, erasures=self.erasures)
+        return run(self.events, self.labels, order, catalogue=catalogue, kinds=kinds, served=self.early, erasures=self.erasures)
 
     def breaks(self) -> dict[Kind, int]:
         """Of each kind with any, how many numbers do not continue their log's 1, 2, 3 …: gaps and repetitions."""

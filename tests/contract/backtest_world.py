@@ -17,7 +17,7 @@ from fraud.rules import RuleSet
 from serving import ledger
 from serving.model import Model, load_model
 from serving.model_files import Calibration, Manifest, publish
-from serving.records import Decision, RuleSetVersion
+from serving.records import Decision, Erasure, RuleSetVersion
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from tests.unit.test_model import train_text
 from training.ledger_history import LedgerHistory, load
@@ -79,6 +79,18 @@ def traffic(seed: int, count: int) -> list[Transaction | Label]:
     return found
 
 
+def sent(event: Transaction | Label | Erasure, number: int, shards: int) -> tuple[int, Record]:
+    """An event as a record on its topic, and the shard that it comes to."""
+    wire = codec()
+    if isinstance(event, Erasure):
+        source, key, value = ledger.ERASURES, event.subject_id, wire.encode_erasure(event)
+    elif isinstance(event, Label):
+        source, key, value = ledger.LABELS, event.card_id, wire.encode_label(event)
+    else:
+        source, key, value = ledger.TRANSACTIONS, event.card_id, wire.encode_transaction(event)
+    return zlib.crc32(key.encode()) % shards, record(value, key, source=source, offset=number)
+
+
 def release(rules: RuleSet, version: int) -> Record:
     """A rule set on its topic."""
     value = codec().encode_rule(RuleSetVersion(version, rules.hash, rules.to_json(), "ana", START_MS))
@@ -129,7 +141,9 @@ def publish_model(folder: Path) -> str:
     return publish(folder, train_text(1, _MODEL_FEATURES), manifest)
 
 
-def play(events: Sequence[Transaction | Label], releases: Sequence[RuleSet], folder: Path, *, seed: int = 0, shards: int = 3) -> Recorded:
+def play(
+    events: Sequence[Transaction | Label | Erasure], releases: Sequence[RuleSet], folder: Path, *, seed: int = 0, shards: int = 3
+) -> Recorded:
     """Send events through the operators; each release comes into force after another part of them, on every shard at its own moment."""
     rng = random.Random(seed)
     pipeline = Pipeline(shards=shards, seed=seed, now_ms=NOW_MS, rules=SHIPPED.to_json(), models=folder, model=publish_model(folder))
@@ -144,10 +158,8 @@ def play(events: Sequence[Transaction | Label], releases: Sequence[RuleSet], fol
         for one in [one for one in waiting if one[0] <= number]:
             pipeline.send(one[1], [release(one[2], version)])
             waiting.remove(one)
-        shard = zlib.crc32(event.card_id.encode()) % shards
-        is_label = isinstance(event, Label)
-        value = pipeline.codec.encode_label(event) if isinstance(event, Label) else pipeline.codec.encode_transaction(event)
-        pipeline.send(shard, [record(value, event.card_id, source="labels" if is_label else "transactions", offset=number)])
+        home, one_record = sent(event, number, shards)
+        pipeline.send(home, [one_record])
         rows += pipeline.drain(rng.randrange(0, 6))
         if rng.random() < 0.02:
             rows += pipeline.checkpoint()
@@ -163,9 +175,7 @@ def play_promoted(events: Sequence[Transaction | Label], rules: RuleSet, folder:
         pipeline.send(shard, [release(rules, 1)])
     rows = []
     for number, event in enumerate(events):
-        shard = zlib.crc32(event.card_id.encode()) % 3
-        is_label = isinstance(event, Label)
-        value = pipeline.codec.encode_label(event) if isinstance(event, Label) else pipeline.codec.encode_transaction(event)
-        pipeline.send(shard, [record(value, event.card_id, source="labels" if is_label else "transactions", offset=number)])
+        shard, one_record = sent(event, number, 3)
+        pipeline.send(shard, [one_record])
         rows += pipeline.drain()  # one at a time, so that every log has the order in which the events come
     return Recorded([(row.topic, row.value) for row in rows], {rules.hash: rules}, folder)

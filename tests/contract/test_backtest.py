@@ -15,9 +15,10 @@ from analytics.backtest_page import page_of
 from fraud.catalogue import CATALOGUE
 from fraud.currency import to_base_minor
 from fraud.decide import Outcome
+from fraud.events import Label, Transaction
 from fraud.rules import RuleSet
 from serving import ledger
-from serving.records import Decision, ExtraFeature
+from serving.records import Decision, Erasure, ExtraFeature
 from serving.scoring import Scorer, ScoringInput
 from training.ledger_history import IncompleteLedger
 
@@ -61,6 +62,17 @@ def test_what_was_live_as_a_draft_changes_nothing(tmp_path: Path) -> None:
     assert (draft.changes, draft.stricter, draft.looser) == ((), (), ())
     assert draft.production == draft.draft
     assert all(effect.fired.stopped.events == effect.fired_in_production for effect in draft.rules)
+
+
+def test_a_window_begins_anew_where_somebody_was_erased(tmp_path: Path) -> None:
+    """The catalogue's features and those beyond it, each as the stream computed it after the erasure."""
+    events: list[Transaction | Label | Erasure] = list(traffic(11, 300))
+    for at in range(250, 100, -30):
+        payment = next(one for one in events[at:] if isinstance(one, Transaction))
+        events.insert(at, Erasure(payment.tenant_id, "card", payment.card_id, payment.event_time_ms))
+    result = tried(play(events, [with_rules(SHIPPED, VELOCITY)], tmp_path), SHIPPED)
+    assert result.reproduction.differing == ()
+    assert result.reproduction.compared == 300
 
 
 def _with_feature(decision: Decision) -> dict[str, Any]:
