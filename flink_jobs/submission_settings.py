@@ -25,7 +25,7 @@ class SubmissionSettings(BaseModel):
     # part of every transactional id: another prefix would leave the old transactions open until they time out
     transactional_id_prefix: str
     group_id: str
-    restore_from: str | None = None
+    restore_from: str | None = None  # becomes the job's own: it deletes it when newer checkpoints have taken its place
 
     @model_validator(mode="after")
     def _transactions_outlive_a_restart(self) -> Self:

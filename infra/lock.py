@@ -68,7 +68,10 @@ _ARTIFACTS = {
         "org.yaml:snakeyaml:2.5",
         "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",  # Kafka's own distribution adds it; without it nothing is logged
     ],
-    "flink": ["org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2"],
+    "flink": [
+        "org.apache.flink:flink-dstl-dfs:2.2.1",  # where the changelog state backend writes
+        "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",
+    ],
     "registry": ["io.apicurio:apicurio-registry-app:3.0.9:tar.gz:all"],  # the newest that runs on Java 17
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from fraud.patterns import detect
 from infra import scoring_job
 from infra.jobs import JobTicket, find_newest_checkpoint, save_ticket, submit_if_missing
 from infra.plan import Plan
+from infra.savepoints import claimable
 from infra.scoring_job import JobState
 from infra.stack import Stack
 from serving import ledger
@@ -82,7 +83,9 @@ def ensure_running(
 
 def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """Submit the job from a checkpoint or savepoint (None: from the beginning of the ledger) and return its id."""
-    settings = settings_of(plan).model_copy(update={**_overrides(ticket), "restore_from": checkpoint})
+    settings = settings_of(plan).model_copy(
+        update={**_overrides(ticket), "restore_from": checkpoint and claimable(plan.layout, checkpoint)}
+    )
     return scoring_job.submit(plan, PATTERN_JOB_NAME, "flink_jobs.patterns", settings.model_dump_json())
 
 

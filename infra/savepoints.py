@@ -1,11 +1,13 @@
-"""Which savepoints stay on disk: of those that our commands took of a job, the newest few; Flink itself never deletes one.
+"""Which savepoints stay on disk: of those that our commands took of a job, the newest few.
 
-Only what was written down here is ever removed: savepoints that somebody else took, or whose owner died before this, stay.
+Only what was written down here is ever removed: savepoints that somebody else took, or whose owner died before this, stay.  A job
+that starts from one gets a copy, since Flink deletes what a job has claimed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +17,7 @@ from infra.jobs import load_tickets
 from infra.layout import Layout, read_json
 from serving.atomic_write import write_atomically
 
-__all__ = ["KEPT", "retain"]
+__all__ = ["KEPT", "claimable", "retain"]
 
 KEPT = 3  # the one to go on from, and two to go back to
 
@@ -36,6 +38,22 @@ def retain(layout: Layout, name: str, location: str) -> list[str]:
     return surplus
 
 
+def claimable(layout: Layout, snapshot: str) -> str:
+    """What a job may take for its own: of a savepoint a copy, in links to the same files; a checkpoint of its last run as it is.
+
+    The copy of an earlier attempt is completed and used again, for that attempt may be running.
+    """
+    folder = _folder(snapshot)
+    if not folder.is_relative_to(layout.savepoints):
+        return snapshot
+    copy = layout.checkpoints / "from-savepoints" / folder.relative_to(layout.savepoints)
+    copy.mkdir(parents=True, exist_ok=True)
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == "_metadata"):  # last: it makes a savepoint of the folder
+        if not (copy / file.name).exists():
+            os.link(file, copy / file.name)
+    return copy.as_uri()
+
+
 def _read(file: Path) -> list[str]:
     return list((read_json(file) or {}).get("savepoints", ()))
 
@@ -45,7 +63,11 @@ def _write(file: Path, locations: Collection[str]) -> None:
 
 
 def _remove(layout: Layout, location: str) -> None:
-    folder = Path(unquote(urlsplit(location).path))
+    folder = _folder(location)
     if folder.is_relative_to(layout.savepoints):
         (folder / "_metadata").unlink(missing_ok=True)  # half of a savepoint must not look like a whole one
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(location: str) -> Path:
+    return Path(unquote(urlsplit(location).path))

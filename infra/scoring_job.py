@@ -39,7 +39,7 @@ from infra.jobs import (
 from infra.layout import Layout, read_json
 from infra.plan import Plan
 from infra.probes import read_json_url
-from infra.savepoints import retain
+from infra.savepoints import claimable, retain
 from infra.settings import REPO_ROOT
 from serving import model_files
 from serving.atomic_write import write_atomically
@@ -192,7 +192,7 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     if checkpoint is not None:
         check_shards(submitted_settings(plan), plan.settings.shards)
     asked = as_asked(settings_of(plan, parallelism=ticket.parallelism), ticket)
-    settings = asked.model_copy(update={"restore_from": checkpoint})
+    settings = asked.model_copy(update={"restore_from": checkpoint and claimable(plan.layout, checkpoint)})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
 

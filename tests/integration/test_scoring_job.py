@@ -20,11 +20,12 @@ from fraud.state import decode_state, state_seq
 from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic
 from infra import scoring_job
-from infra.application import bring_up, codec_of, rule_book
+from infra.application import bring_up, codec_of, enricher_of, rule_book
 from infra.decisions import find
 from infra.features import backfill_ledger
+from infra.first_model import train_first_model
 from infra.records import load_records
-from infra.releases import promote_rules
+from infra.releases import promote_model, promote_rules
 from infra.replay import LedgerView, watch_ledger
 from infra.stack import Stack
 from serving import ledger
@@ -179,20 +180,27 @@ def test_promoted_rules_reach_the_running_job_within_five_seconds(system: System
     assert all("EVERYTHING" in {rule.reason_code for rule in decision.rules} for decision in decisions)
 
 
-def test_decisions_of_before_and_after_a_change_of_rules_replay_to_the_last_bit(system: System, tmp_path: Path) -> None:
+def test_decisions_of_before_and_after_changes_of_rules_and_model_replay_to_the_last_bit(system: System, tmp_path: Path) -> None:
     plan = system.stack.plan
-    _, before = system.committed(system.stream(_traffic(5, 100, seed=27), 100))
+    models = scoring_job.models_dir(plan.layout)
+    _, before = system.committed(system.stream(_traffic(4, 100, seed=27), 100))
     document = yaml.safe_load(DEFAULT_RULES_PATH.read_text())
     document["rules"] = [{**rule, "score": rule["score"] / 2} for rule in document["rules"]]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(document))
     release = promote_rules(plan, file, author="test")
     time.sleep(5.0)
-    _, after = system.committed(system.stream(_traffic(5, 100, seed=28), 100))
+    _, after = system.committed(system.stream(_traffic(3, 100, seed=28), 100))
     assert {decision.rule_set_hash for decision in after} == {release.identity}
     assert release.identity not in {decision.rule_set_hash for decision in before}
-    book, model = rule_book(plan), lru_cache(lambda sha256: load_model(scoring_job.models_dir(plan.layout), sha256))
-    replays = [replay(decision, book.rules, model) for decision in (*before, *after)]
+    other = train_first_model(models, enricher_of(system.stack), say=lambda _text: None, start_ms=now_ms(), rows=6_000, seed=99).sha256
+    promote_model(plan, other)
+    time.sleep(5.0)
+    _, last = system.committed(system.stream(_traffic(3, 100, seed=29), 100))
+    assert {decision.model_sha256 for decision in last} == {other}
+    assert other not in {decision.model_sha256 for decision in (*before, *after)}
+    book, model = rule_book(plan), lru_cache(lambda sha256: load_model(models, sha256))
+    replays = [replay(decision, book.rules, model) for decision in (*before, *after, *last)]
     assert [found.differences for found in replays if not found.equal] == []
     assert len(replays) == 1_000
     found = find(plan, before[0].decision_id, before[0].tenant_id)  # by its id, from the ledger

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from infra.jobs import JobTicket, save_ticket
 from infra.layout import Layout
-from infra.savepoints import KEPT, retain
+from infra.savepoints import KEPT, claimable, retain
 
 NAME = "scoring"
 
@@ -64,3 +66,23 @@ def test_nothing_outside_of_the_savepoints_folder_is_removed(tmp_path: Path) -> 
     for i in range(KEPT):
         retain(layout, NAME, taken(layout, f"savepoint-{i}").as_uri())
     assert elsewhere.exists()
+
+
+def test_a_job_claims_a_copy_of_a_savepoint_and_leaves_the_savepoint(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    folder = taken(layout, "savepoint-1")
+    copy = Path(urlsplit(claimable(layout, folder.as_uri())).path)
+    assert copy.is_relative_to(layout.checkpoints)
+    assert sorted(file.name for file in copy.iterdir()) == ["_metadata", "state"]
+    shutil.rmtree(copy)  # as Flink does, file by file, when it is subsumed
+    assert sorted(file.name for file in folder.iterdir()) == ["_metadata", "state"]
+    again = Path(urlsplit(claimable(layout, folder.as_uri())).path)
+    (again / "_metadata").unlink()
+    assert claimable(layout, folder.as_uri()) == again.as_uri()
+    assert (again / "_metadata").exists()
+
+
+def test_a_job_takes_over_its_own_checkpoint_as_it_is(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    checkpoint = (layout.checkpoints / "job-1" / "chk-7").as_uri()
+    assert claimable(layout, checkpoint) == checkpoint
