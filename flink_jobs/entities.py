@@ -7,14 +7,12 @@ before the batch ends, which is what a checkpoint sees.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap
 from flink_jobs.reemit import IDLE_MS, Reemission, map_key
-from fraud.events import Kind
 from fraud.extra import ExtraFeatures
 from fraud.kernel import empty_state, has_transaction
 from fraud.state import decode_state, encode_state, erased_state, state_seq, state_time_ms
@@ -110,8 +108,3 @@ class EntityLogs:
     def _evict(self) -> None:
         while len(self._cache) > self._cache_entries:
             self._cache.popitem(last=False)
-
-
-def observed_kinds(ids: Iterable[str | None]) -> list[tuple[Kind, str]]:
-    """Kinds after the card that an event names, with their ids."""
-    return [(Kind(i), entity) for i, entity in enumerate(ids) if i != Kind.CARD and entity is not None]

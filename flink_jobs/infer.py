@@ -24,7 +24,7 @@ from flink_jobs.handover import Handover
 from flink_jobs.packing import ControlPart, FeaturePart, HomePart, Item, ItemKind, peek_header, unpack_home
 from fraud.catalogue import Catalogue
 from fraud.decide import Outcome
-from fraud.events import KINDS, Kind, Label, Transaction, entity_ids, entity_key
+from fraud.events import KINDS, Kind, Label, Transaction, entities_of, entity_key
 from fraud.extra import extra_columns
 from fraud.rules import RuleSet
 from serving import ledger
@@ -290,8 +290,4 @@ class Infer:
 
 def _positions(tx: Transaction, seqs: NDArray[np.int64]) -> list[EntityPosition]:
     """Where each log that the transaction entered stood after it."""
-    return [
-        EntityPosition(KINDS[kind], entity_key(tx.tenant_id, entity), int(seqs[kind]))
-        for kind, entity in enumerate(entity_ids(tx))
-        if entity is not None
-    ]
+    return [EntityPosition(KINDS[kind], key, int(seqs[kind])) for kind, key in entities_of(tx)]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, Part, Record
-from flink_jobs.entities import EntityLogs, observed_kinds
+from flink_jobs.entities import EntityLogs
 from flink_jobs.handover import Handover
 from flink_jobs.packing import (
     ControlPart,
@@ -38,7 +38,7 @@ from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
 from fraud.catalogue import CATALOGUE, EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
-from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entity_ids, entity_key, hash64
+from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entities_of, entity_key, hash64
 from fraud.extra import ExtraFeatures
 from fraud.rules import InvalidRules, RuleSet
 from fraud.vector import all_event_features, event_words
@@ -68,7 +68,7 @@ def shard_of(kind: int, key: str, shards: int) -> int:
 
 class _Observation(NamedTuple):
     item: int
-    kind: Kind
+    kind: int
     key: str
     row: int
     entry: Entry
@@ -274,9 +274,8 @@ class Ingest:
         if late:
             self._metrics.late()
         item, at = len(batch.items), len(batch.rows)
-        batch.observations += [
-            _Observation(item, kind, entity_key(tx.tenant_id, entity), at, Entry.EVENT) for kind, entity in observed_kinds(entity_ids(tx))
-        ]
+        others = entities_of(tx)[1:]  # the card comes first
+        batch.observations += [_Observation(item, kind, key, at, Entry.EVENT) for kind, key in others]
         batch.rows.append(row)
         batch.items.append(Item(ItemKind.TRANSACTION, body, seq, late, record.timestamp_ms, features, tx))
 

@@ -207,3 +207,31 @@ def record(value: bytes | None, key: str | None, *, source: str = "transactions"
 
 
 __all__ = ["DictMap", "OutRow", "Part", "Pipeline", "codec", "record"]
+
+
+def run_through(
+    pipeline: Pipeline, records: list[tuple[int, Record]], rng: random.Random, *, crash_every: int | None = None
+) -> list[OutRow]:
+    """What is committed; every so often comes a checkpoint, or a crash, after which all since the last checkpoint is read again."""
+    committed: list[OutRow] = []
+    rows: list[OutRow] = []
+    waiting = unread = list(records)
+    steps = 0
+    while waiting:
+        shard = waiting[0][0]
+        size = rng.randrange(1, 8)
+        batch = [r for s, r in waiting[: 3 * size] if s == shard][:size]
+        taken = set(map(id, batch))
+        waiting = [pair for pair in waiting if id(pair[1]) not in taken]
+        pipeline.send(shard, batch)
+        rows += pipeline.drain(rng.randrange(0, 12))
+        steps += 1
+        if crash_every and steps % crash_every == 0:
+            if rng.random() < 0.6:
+                committed += rows + pipeline.checkpoint()
+                unread = waiting
+            else:
+                pipeline.crash()
+                waiting = unread
+            rows = []
+    return committed + rows + pipeline.drain()

@@ -18,7 +18,7 @@ from training import backfill, ledger_history
 from training.backfill import Erasures
 from training.parity import bits_differ
 
-from .pipeline import Pipeline, record
+from .pipeline import Pipeline, record, run_through
 
 START_MS = 1_700_000_000_000
 SHARDS = 3
@@ -70,25 +70,7 @@ def traffic(pipeline: Pipeline, rng: random.Random, count: int) -> list[tuple[in
 def play(seed: int, *, crash_every: int | None = None) -> ledger_history.LedgerHistory:
     """Three hundred transactions through three shards, with a crash now and then; the committed ledger."""
     rng, pipeline = random.Random(seed), Pipeline(shards=SHARDS, seed=seed)
-    waiting = unread = traffic(pipeline, rng, 300)
-    committed, rows, step = [], [], 0
-    while waiting:
-        shard, size = waiting[0][0], rng.randrange(1, 8)
-        batch = [one for where, one in waiting[: 3 * size] if where == shard][:size]
-        taken = set(map(id, batch))
-        waiting = [pair for pair in waiting if id(pair[1]) not in taken]
-        pipeline.send(shard, batch)
-        rows += pipeline.drain(rng.randrange(0, 12))
-        step += 1
-        if crash_every and step % crash_every == 0:
-            if rng.random() < 0.6:
-                committed += rows + pipeline.checkpoint()
-                unread = waiting
-            else:
-                pipeline.crash()
-                waiting = unread
-            rows = []
-    committed += rows + pipeline.drain()
+    committed = run_through(pipeline, traffic(pipeline, rng, 300), rng, crash_every=crash_every)
     return ledger_history.load([(row.topic, row.value) for row in committed], pipeline.codec)
 
 

@@ -16,7 +16,7 @@ from serving import ledger
 from training import backfill, ledger_history
 from training.parity import bits_differ
 
-from .pipeline import Pipeline, record, transaction
+from .pipeline import Pipeline, record, run_through, transaction
 
 START_MS = 1_700_000_000_000
 
@@ -42,32 +42,6 @@ def _records(pipeline: Pipeline, rng: random.Random, n: int) -> list[tuple[int, 
     return found
 
 
-def _run(pipeline: Pipeline, records: list[tuple[int, Record]], rng: random.Random, *, crash_every: int | None = None) -> list[OutRow]:
-    """What is committed; every so often comes a checkpoint, or a crash, after which all since the last checkpoint is read again."""
-    committed: list[OutRow] = []
-    rows: list[OutRow] = []
-    waiting = unread = list(records)
-    steps = 0
-    while waiting:
-        shard = waiting[0][0]
-        size = rng.randrange(1, 8)
-        batch = [r for s, r in waiting[: 3 * size] if s == shard][:size]
-        taken = set(map(id, batch))
-        waiting = [pair for pair in waiting if id(pair[1]) not in taken]
-        pipeline.send(shard, batch)
-        rows += pipeline.drain(rng.randrange(0, 12))
-        steps += 1
-        if crash_every and steps % crash_every == 0:
-            if rng.random() < 0.6:
-                committed += rows + pipeline.checkpoint()
-                unread = waiting
-            else:
-                pipeline.crash()
-                waiting = unread
-            rows = []
-    return committed + rows + pipeline.drain()
-
-
 def _history(pipeline: Pipeline, rows: list[OutRow]) -> ledger_history.LedgerHistory:
     return ledger_history.load([(row.topic, row.value) for row in rows], pipeline.codec)
 
@@ -79,7 +53,7 @@ def test_the_stream_equals_the_backfill_in_ledger_order_bit_for_bit(seed: int, c
     rng = random.Random(seed)
     pipeline = Pipeline(shards=3, seed=seed)
     records = _records(pipeline, rng, 300)
-    rows = _run(pipeline, records, rng, crash_every=crash_every)
+    rows = run_through(pipeline, records, rng, crash_every=crash_every)
     history = _history(pipeline, rows)
 
     assert history.frame.height == 300
@@ -95,7 +69,7 @@ def test_a_wrong_number_in_the_ledger_is_noticed() -> None:
     """Negative control: swapping two recorded numbers of one card changes features, and dropping one breaks the numbering."""
     rng = random.Random(1)
     pipeline = Pipeline(shards=2)
-    history = _history(pipeline, _run(pipeline, _records(pipeline, rng, 200), rng))
+    history = _history(pipeline, run_through(pipeline, _records(pipeline, rng, 200), rng))
     cards = history.events[:, 3]
     same_card = np.flatnonzero(cards == cards[0])
     history.event_seqs[same_card[[0, 1]], 0] = history.event_seqs[same_card[[1, 0]], 0]
@@ -110,7 +84,7 @@ def test_decisions_of_one_card_leave_in_the_order_of_its_events() -> None:
     """Although parts of later batches may be whole before those of earlier ones."""
     rng = random.Random(7)
     pipeline = Pipeline(shards=4, seed=7)
-    rows = _run(pipeline, _records(pipeline, rng, 400), rng)
+    rows = run_through(pipeline, _records(pipeline, rng, 400), rng)
     last: dict[str, int] = {}
     for row in rows:
         if row.topic == ledger.DECISIONS:
