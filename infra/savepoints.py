@@ -6,6 +6,7 @@ that starts from one gets a copy, since Flink deletes what a job has claimed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,9 @@ from infra.layout import Layout, read_json
 from serving.atomic_write import write_atomically
 
 __all__ = ["KEPT", "claimable", "retain"]
+
+_COPIES = "from-savepoints"
+_METADATA = "_metadata"  # makes a snapshot of a folder
 
 KEPT = 3  # the one to go on from, and two to go back to
 
@@ -45,13 +49,32 @@ def claimable(layout: Layout, snapshot: str) -> str:
     """
     folder = _folder(snapshot)
     if not folder.is_relative_to(layout.savepoints):
+        _complete(layout, folder)
         return snapshot
-    copy = layout.checkpoints / "from-savepoints" / folder.relative_to(layout.savepoints)
+    copy = layout.checkpoints / _COPIES / folder.relative_to(layout.savepoints)
     copy.mkdir(parents=True, exist_ok=True)
-    for file in sorted(folder.iterdir(), key=lambda file: file.name == "_metadata"):  # last: it makes a savepoint of the folder
-        if not (copy / file.name).exists():
-            os.link(file, copy / file.name)
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == _METADATA):  # last: it makes a savepoint of the folder
+        _link(file, copy)
     return copy.as_uri()
+
+
+def _complete(layout: Layout, checkpoint: Path) -> None:
+    """Link what a checkpoint believes to lie beside it and what lies in the savepoint that its job began with.
+
+    A job with a changelog that starts from a savepoint names the savepoint's files in its first checkpoints by their bare names (Flink
+    2.2.1), until it has written its whole state itself: within one JobManager's life they are found, and by the next one they are not.
+    """
+    metadata = (checkpoint / _METADATA).read_bytes()
+    for root in (layout.savepoints, layout.checkpoints / _COPIES):
+        for file in root.rglob("*"):
+            name = file.name.encode()
+            if file.is_file() and file.name != _METADATA and name in metadata and b"/" + name not in metadata:
+                _link(file, checkpoint)
+
+
+def _link(file: Path, folder: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.link(file, folder / file.name)
 
 
 def _read(file: Path) -> list[str]:
@@ -65,7 +88,7 @@ def _write(file: Path, locations: Collection[str]) -> None:
 def _remove(layout: Layout, location: str) -> None:
     folder = _folder(location)
     if folder.is_relative_to(layout.savepoints):
-        (folder / "_metadata").unlink(missing_ok=True)  # half of a savepoint must not look like a whole one
+        (folder / _METADATA).unlink(missing_ok=True)  # half of a savepoint must not look like a whole one
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -346,10 +346,7 @@ def _save(plan: Plan, name: str, *, stop: bool) -> str:
         raise Unavailable("flink", f"{name} is {state.state}, nothing to save")
     base = f"{plan.addresses.flink_rest_url}/jobs/{state.job_id}"
     # a folder for each job: who looks for the newest snapshot of a chain of jobs must not take a stranger's
-    # Native: a job with a changelog that starts from a canonical one names its files in its checkpoints relative to the checkpoint, where
-    # they are not (Flink 2.2.1), until it has written its whole state itself.
-    body: dict[str, Any] = {"targetDirectory": f"{plan.addresses.savepoints_uri}/{state.job_id}", "formatType": "NATIVE"}
-    body |= {"drain": False} if stop else {"cancel-job": False}
+    body = {"targetDirectory": f"{plan.addresses.savepoints_uri}/{state.job_id}"} | ({"drain": False} if stop else {"cancel-job": False})
     trigger = _post(f"{base}/{'stop' if stop else 'savepoints'}", body)["request-id"]
     deadline = time.monotonic() + _SAVEPOINT_TIMEOUT_S
     while time.monotonic() < deadline:

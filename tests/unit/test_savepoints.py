@@ -84,5 +84,25 @@ def test_a_job_claims_a_copy_of_a_savepoint_and_leaves_the_savepoint(tmp_path: P
 
 def test_a_job_takes_over_its_own_checkpoint_as_it_is(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    checkpoint = (layout.checkpoints / "job-1" / "chk-7").as_uri()
-    assert claimable(layout, checkpoint) == checkpoint
+    taken(layout, "savepoint-1")
+    checkpoint = checkpoint_that_names(layout, b"file:/elsewhere/state")
+    assert claimable(layout, checkpoint.as_uri()) == checkpoint.as_uri()
+    assert [file.name for file in checkpoint.iterdir()] == ["_metadata"]
+
+
+def test_a_checkpoint_gets_the_files_of_a_savepoint_that_it_takes_for_its_own(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    savepoint = taken(layout, "savepoint-1")
+    (savepoint / "state").write_bytes(b"everything")
+    checkpoint = checkpoint_that_names(layout, b"\x06\x00\x05state")
+    assert claimable(layout, checkpoint.as_uri()) == checkpoint.as_uri()
+    assert claimable(layout, checkpoint.as_uri()) == checkpoint.as_uri()
+    assert sorted(file.name for file in checkpoint.iterdir()) == ["_metadata", "state"]
+    assert (checkpoint / "state").read_bytes() == b"everything"
+
+
+def checkpoint_that_names(layout: Layout, name: bytes) -> Path:
+    folder = layout.checkpoints / "job-1" / "chk-7"
+    folder.mkdir(parents=True)
+    (folder / "_metadata").write_bytes(b"metadata with " + name + b" in it")
+    return folder
