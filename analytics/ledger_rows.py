@@ -6,9 +6,9 @@ features of another catalogue, are decoded one by one.  The codec stays the auth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -18,16 +18,21 @@ from numpy.typing import NDArray
 from fraud.catalogue import CATALOGUE
 from fraud.currency import CURRENCIES, to_base_minor_batch
 from fraud.errors import InvalidEvent
-from fraud.events import decision_id
+from fraud.events import decision_id, hash64
 from serving.avro_columns import Columns
 from serving.codec import Codec
 from serving.column_decoder import ColumnDecoder
 from serving.records import Decision
 
-__all__ = ["Extracted", "LedgerRows", "Reject", "Value"]
+__all__ = ["IDENTITIES", "Extracted", "LedgerRows", "Reject", "Tables", "Value"]
 
 Ints = NDArray[np.int64]
 Tables = dict[str, pa.Table]
+Positions = Callable[[], pl.DataFrame]
+_FoundIn = Callable[[Columns, Sequence[bytes | None]], tuple[Tables, Positions]]
+
+IDENTITIES = {"card": "card_id", "user": "user_id", "device": "device_id", "ip": "ip_hash"}
+"""The kinds of subject that can be erased, and the column of transactions that names one."""
 
 _TX = "transaction."
 _SAME = (
@@ -53,7 +58,11 @@ _DECISION_FIELDS = (
     *(f"extra_features.{name}" for name in _EXTRA),
     "blacklisted.item",
 )
-_LABEL_FIELDS = ("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", "source")
+_LABEL_FIELDS = (
+    *("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", "source"),
+    *(f"entities.{name}" for name in (*_POSITION, "key")),
+)
+_ERASURE_FIELDS = ("tenant_id", "kind", "key", "seq", "requested_ms")
 _TIMESTAMP = pa.timestamp("ms", "UTC")
 _EXPONENTS = {code: currency.exponent for code, currency in CURRENCIES.items()}
 
@@ -82,19 +91,25 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """Rows by table, and what could not be read."""
+    """Rows by table, what could not be read, and where the rest stands in the logs of those whom it names.
+
+    ``positions`` makes a frame of tenant_id, decision_id, version, kind, key (of the entity's state) and seq (null where the record
+    does not tell); it is asked for only where somebody was erased.
+    """
 
     tables: Tables
     rejects: list[Reject]
+    positions: Positions
 
 
 class LedgerRows:
-    """Reads records of the topics ``fraud-events`` and ``labels-applied``."""
+    """Reads records of the topics ``fraud-events``, ``labels-applied`` and ``erasures-applied``."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._decisions = ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size})
         self._labels = ColumnDecoder(codec, "label_applied", _LABEL_FIELDS)
+        self._erasures = ColumnDecoder(codec, "erasure_applied", _ERASURE_FIELDS)
 
     def decisions(self, values: Sequence[Value]) -> Extracted:
         """Rows of transactions, decisions, rule_hits and reasons."""
@@ -104,32 +119,35 @@ class LedgerRows:
         """Rows of labels."""
         return self._extract(self._labels, values, _label_tables)
 
-    def _extract(self, decoder: ColumnDecoder, values: Sequence[Value], tables_of: Any) -> Extracted:
+    def erasures(self, values: Sequence[Value]) -> Extracted:
+        """Rows of erasures; the positions are those of the erasures themselves, of no decision."""
+        return self._extract(self._erasures, values, _erasure_tables)
+
+    def _extract(self, decoder: ColumnDecoder, values: Sequence[Value], found_in: _FoundIn) -> Extracted:
         """All at once; only when one of them is bad, one by one."""
         try:
-            return Extracted(self._tables(decoder, values, tables_of), [])
+            return self._read(decoder, values, found_in, [])
         except InvalidEvent:
             good, rejects = [], []
             for one in values:
                 try:
-                    self._tables(decoder, [one], tables_of)
+                    self._read(decoder, [one], found_in, [])
                 except InvalidEvent as error:
                     rejects.append(Reject(one.partition, one.offset, one.recorded_ms, error.code, error.detail, len(one.value or b"")))
                 else:
                     good.append(one)
-            return Extracted(self._tables(decoder, good, tables_of), rejects)
+            return self._read(decoder, good, found_in, rejects)
 
     @staticmethod
-    def _tables(decoder: ColumnDecoder, values: Sequence[Value], tables_of: Any) -> Tables:
-        if not values:
-            return {}
+    def _read(decoder: ColumnDecoder, values: Sequence[Value], found_in: _FoundIn, rejects: list[Reject]) -> Extracted:
         columns = decoder.decode([one.value for one in values])
-        times = pl.Series("recorded_at", [one.recorded_ms for one in values], dtype=pl.Int64)
-        tables: Tables = tables_of(columns, times, [one.value for one in values])
-        return tables
+        moments = pl.Series("recorded_at", [one.recorded_ms for one in values], dtype=pl.Int64)
+        frame = columns.frame.with_columns(moments, moments.cast(pl.UInt64).alias("version"))
+        tables, positions = found_in(replace(columns, frame=frame), [one.value for one in values])
+        return Extracted({name: table for name, table in tables.items() if table.num_rows}, rejects, positions)
 
-    def _decision_tables(self, columns: Columns, times: pl.Series, values: Sequence[bytes | None]) -> Tables:
-        frame = columns.frame.with_columns(times)
+    def _decision_tables(self, columns: Columns, values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
+        frame = columns.frame
         more = frame["contribution_base"].is_not_null() | (frame["catalogue_version"] != CATALOGUE.version)
         decoded = {row: self._codec.decode_decision(values[row]) for row in more.arg_true().to_list()}
         key = [
@@ -139,7 +157,6 @@ class LedgerRows:
             _time("event_time_ms").alias("event_time"),
             _time("recorded_at"),
         ]
-        version = pl.col("recorded_at").cast(pl.UInt64).alias("version")
         decisions = frame.select(
             *key,
             *_DECISION,
@@ -147,7 +164,7 @@ class LedgerRows:
             *_lists(columns, "served_at", "served"),
             _gathered(columns.items["blacklisted"], "item", frame.height).alias("blacklisted"),
             *(_gathered(columns.items["extra_features"], name, frame.height).alias(f"extra_{name}s") for name in _EXTRA),
-            version,
+            "version",
         )
         tables = {
             "transactions": _money(frame).select(
@@ -156,15 +173,15 @@ class LedgerRows:
                 pl.col(f"{_TX}is_fraud").alias("known_fraud"),
                 "currency_exponent",
                 "base_minor",
-                version,
+                "version",
             ),
-            "rule_hits": _rule_hits(columns, frame, version),
+            "rule_hits": _rule_hits(columns),
         }
         found = {name: _arrow(table) for name, table in tables.items()}
         features = _features(columns.vectors["features"], decoded)
         found["decisions"] = _arrow(decisions).append_column("features", features)
         found["reasons"] = _reasons(frame, decoded)
-        return {name: table for name, table in found.items() if table.num_rows}
+        return found, partial(_positions, frame, columns.items["entities"])
 
 
 def _time(name: str) -> pl.Expr:
@@ -191,9 +208,9 @@ def _money(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(exponent, pl.Series("base_minor", base))
 
 
-def _rule_hits(columns: Columns, frame: pl.DataFrame, version: pl.Expr) -> pl.DataFrame:
-    owners = frame.select(
-        "tenant_id", "decision_id", _time("event_time_ms").alias("event_time"), _time("recorded_at"), version, row=pl.int_range(pl.len())
+def _rule_hits(columns: Columns) -> pl.DataFrame:
+    owners = columns.frame.select(
+        "tenant_id", "decision_id", _time("event_time_ms").alias("event_time"), _time("recorded_at"), "version", row=pl.int_range(pl.len())
     )
     hits = columns.items["rules"].with_columns(pl.int_range(pl.len()).over("row").alias("position"))
     return hits.join(owners, on="row", how="inner", maintain_order="left").drop("row")
@@ -234,21 +251,56 @@ def _value(decision: Decision, position: int) -> float:
     return float(decision.features[position]) if 0 <= position < len(decision.features) else float("nan")
 
 
-def _label_tables(columns: Columns, times: pl.Series, _values: Sequence[bytes | None]) -> Tables:
-    frame = columns.frame.with_columns(times)
+def _label_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
+    frame = columns.frame
     identities = [decision_id(tenant, transaction) for tenant, transaction in frame.select("tenant_id", "transaction_id").iter_rows()]
+    frame = frame.with_columns(pl.Series("decision_id", identities, dtype=pl.String))
     labels = frame.select(
         "tenant_id",
-        pl.Series("decision_id", identities),
+        "decision_id",
         "transaction_id",
         _time("label_time_ms").alias("label_time"),
         _time("transaction_time_ms").alias("transaction_time"),
         _time("recorded_at"),
         "is_fraud",
         "source",
-        pl.col("recorded_at").cast(pl.UInt64).alias("version"),
+        "version",
     )
-    return {"labels": _arrow(labels)}
+    return {"labels": _arrow(labels)}, partial(_label_positions, frame, columns.items["entities"])
+
+
+def _erasure_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
+    frame = columns.frame
+    erasures = frame.select(
+        "tenant_id",
+        "kind",
+        pl.Series("subject", [hash64(key) for key in frame["key"]], dtype=pl.Int64),
+        "seq",
+        _time("requested_ms").alias("requested_at"),
+        _time("recorded_at"),
+        "version",
+    )
+    return {"erasures": _arrow(erasures)}, partial(frame.select, "tenant_id", "version", "kind", "key", "seq")
+
+
+def _positions(decisions: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
+    rows = decisions.with_columns(row=pl.int_range(pl.len()))
+    named = pl.concat(
+        rows.select(
+            *("row", "tenant_id", "decision_id", "version"),
+            kind=pl.lit(kind),
+            key=pl.concat_str("tenant_id", f"{_TX}{column}", separator="|"),
+        )
+        for kind, column in IDENTITIES.items()
+    ).drop_nulls("key")
+    return named.join(entities.select("row", "kind", "seq"), on=["row", "kind"], how="left").drop("row")
+
+
+def _label_positions(labels: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
+    rows = (
+        labels.select("tenant_id", "decision_id", "version").with_row_index("row").with_columns(pl.col("row").cast(entities["row"].dtype))
+    )
+    return rows.join(entities, on="row").drop("row")
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:

@@ -2,7 +2,7 @@
 
 Offsets live in ClickHouse itself, behind the rows that they speak of.  A batch that was written and not recorded is read again,
 perhaps with other bounds, and ReplacingMergeTree makes one row of two; the same bounds carry the same token and are not even written.
-Nothing here decides anything: a record that cannot be read is set aside with its place.
+Nothing here decides anything: a record that cannot be read is set aside with its place, and what the stream has erased goes.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
 
+from analytics.eraser import Eraser
+from analytics.erasure import without
+from analytics.ledger_reader import Batch, LedgerReader, topic_ids
 from analytics.ledger_rows import Extracted, LedgerRows, Value
-from analytics.store import Place, Store, batch_token
+from analytics.store import Store, batch_token
 from fraud.errors import Unavailable
 from serving import ledger
 from serving.codec import Codec
 
-__all__ = ["Report", "Sink", "SinkSettings", "topic_ids"]
+__all__ = ["TOPICS", "Report", "Sink", "SinkSettings"]
 
 T = TypeVar("T")
 
 _log = structlog.get_logger()
-_TIMEOUT_S = 10.0
-TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED)
+TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,14 @@ class SinkSettings:
 
 @dataclass(slots=True)
 class Report:
-    """What the sink has done since its start; read by its metrics, written by its own thread only."""
+    """What the sink has done since its start; read by its metrics."""
 
     rows: dict[str, int] = field(default_factory=dict)
+    erased: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     batches: int = 0
-    delay_s: float = 0.0  # of the oldest record of the newest batch: from the broker's append to ClickHouse's answer
+    delay_s: float = 0.0  # of the oldest record of the newest batch: from the broker's append to ClickHouse's answer, or until now
     lag_records: dict[str, int] = field(default_factory=dict)
 
 
@@ -62,7 +64,8 @@ class Sink:
     def __init__(
         self, settings: SinkSettings, codec: Codec, store: Store, stopping: threading.Event, clock: Callable[[], float] = time.time
     ) -> None:
-        self.report = Report()
+        self._eraser = Eraser(store)
+        self.report = Report(erased=self._eraser.deleted)
         self._settings = settings
         self._store = store
         self._stopping = stopping
@@ -71,6 +74,7 @@ class Sink:
         self._extract: dict[str, Callable[[Sequence[Value]], Extracted]] = {
             ledger.DECISIONS: rows.decisions,
             ledger.LABELS_APPLIED: rows.labels,
+            ledger.ERASURES_APPLIED: rows.erasures,
         }
 
     def run(self) -> None:
@@ -85,44 +89,68 @@ class Sink:
                 self._note(error)
                 self._stopping.wait(self._settings.first_pause_s)
             finally:
-                reader.consumer.close()
+                reader.close()
 
-    def _begin(self) -> _Reader:
+    def _begin(self) -> LedgerReader:
         self._store.require_schema()
+        self._eraser.begin()
         ids = topic_ids(self._settings.bootstrap_servers, TOPICS)
-        return _Reader(self._settings.bootstrap_servers, ids, self._store.offsets())
+        return LedgerReader(self._settings.bootstrap_servers, ids, self._store.offsets())
 
-    def _follow(self, reader: _Reader) -> None:
-        while not self._stopping.is_set():
-            batch = reader.read(self._settings.batch_records, self._settings.linger_s)
-            if reader.moved and self._patiently(partial(self._deliver, batch, reader)) is None:
-                return
-            self.report.lag_records = reader.behind()
+    def _follow(self, reader: LedgerReader) -> None:
+        """Read and decode a batch while the one before it is on its way: ClickHouse works in another process."""
+        with ThreadPoolExecutor(1, "deliver") as beside:
+            sent = None
+            while not self._stopping.is_set():
+                batch = reader.read(self._settings.batch_records, self._settings.linger_s)
+                extracted = {topic: self._extract[topic](values) for topic, values in batch.values.items()}
+                if sent is not None and not self._has_arrived(*sent, reader):
+                    return
+                deliver = partial(self._deliver, batch, extracted, reader)
+                sent = (batch, beside.submit(self._patiently, deliver)) if batch.moved else None
+                self.report.lag_records = reader.behind()
 
-    def _deliver(self, batch: dict[str, list[Value]], reader: _Reader) -> bool:
-        """Write the rows, set the bad ones aside, remember the offsets: in this order, and harmless to repeat."""
-        extracted = {topic: self._extract[topic](values) for topic, values in batch.items()}
+    def _has_arrived(self, batch: Batch, delivery: Future[float | None], reader: LedgerReader) -> bool:
+        """Wait for a delivery, false when told to stop meanwhile; while it takes long, the report tells that we fall behind."""
+        while not wait([delivery], self._settings.linger_s).done:
+            self._tell_delay(batch, self._clock())
+            self.report.lag_records = reader.behind(asked=True)
+        arrived_s = delivery.result()
+        if arrived_s is not None:
+            self._tell_delay(batch, arrived_s)
+        return arrived_s is not None
+
+    def _deliver(self, batch: Batch, extracted: dict[str, Extracted], reader: LedgerReader) -> float:
+        """Erase, write the rows, set the bad ones aside, remember the offsets: in this order, and harmless to repeat.
+
+        Returns when that was done, seconds of the epoch.
+        """
+        tokens = {topic: batch_token((topic, reader.ids[topic], _bounds(values))) for topic, values in batch.values.items()}
+        erasures = extracted.get(ledger.ERASURES_APPLIED)
+        if erasures is not None:  # first: a sink that dies behind this line knows of them when it begins again
+            self._store.write(erasures.tables, tokens[ledger.ERASURES_APPLIED])
+        for topic, gone in self._eraser.erase(extracted).items():
+            self._store.write(without(extracted[topic].tables, gone), tokens[topic])
         for topic, found in extracted.items():
-            self._store.write(found.tables, batch_token((topic, reader.ids[topic], _bounds(batch[topic]))))
             if found.rejects:
                 self._store.reject(topic, reader.ids[topic], found.rejects)
                 _log.warning("records_set_aside", topic=topic, records=len(found.rejects), code=found.rejects[0].code)
-        self._store.save(reader.moved)
-        reader.settle()
-        self._count(batch, list(extracted.values()))
-        return True
+        self._store.save(batch.moved)
+        reader.delivered(batch)
+        self._count(extracted)
+        return self._clock()
 
-    def _count(self, batch: dict[str, list[Value]], extracted: Sequence[Extracted]) -> None:
-        if not batch:
-            return
-        for found in extracted:
+    def _count(self, extracted: dict[str, Extracted]) -> None:
+        for found in extracted.values():
             for name, table in found.tables.items():
                 _add(self.report.rows, name, table.num_rows)
             for one in found.rejects:
                 _add(self.report.rejected, one.code, 1)
-        oldest_ms = min(one.recorded_ms for values in batch.values() for one in values)
-        self.report.delay_s = max(0.0, self._clock() - oldest_ms / 1000)
-        self.report.batches += 1
+        self.report.batches += bool(extracted)
+
+    def _tell_delay(self, batch: Batch, now_s: float) -> None:
+        if (oldest_ms := batch.oldest_ms) is not None:
+            self.report.delay_s = max(0.0, now_s - oldest_ms / 1000)
 
     def _patiently(self, step: Callable[[], T]) -> T | None:
         """Repeat a step until it succeeds; None when told to stop before."""
@@ -139,70 +167,6 @@ class Sink:
     def _note(self, error: Unavailable) -> None:
         _add(self.report.failures, error.dependency, 1)
         _log.warning("sink_waits", dependency=error.dependency, detail=error.detail)
-
-
-class _Reader:
-    """The topics' committed records from given offsets on; belongs to no group and commits nothing to Kafka."""
-
-    def __init__(self, bootstrap_servers: str, ids: dict[str, str], offsets: dict[Place, int]) -> None:
-        self.ids = ids
-        self.moved: dict[Place, int] = {}  # what is read and not yet remembered
-        self.consumer: Consumer = ledger.consumer(bootstrap_servers, eof=True)
-        try:
-            places = ledger.partitions_of(self.consumer, list(ids))
-        except Unavailable:
-            self.consumer.close()
-            raise
-        self._places = [Place(place.topic, ids[place.topic], place.partition) for place in places]
-        self._next = {place: offsets.get(place, 0) for place in self._places}
-        self.consumer.assign([TopicPartition(place.topic, place.partition, self._next[place]) for place in self._places])
-
-    def read(self, records: int, linger_s: float) -> dict[str, list[Value]]:
-        """The next records by topic: as many as asked for, or what has come after ``linger_s``."""
-        batch: dict[str, list[Value]] = {}
-        deadline_s, wanted = time.monotonic() + linger_s, records
-        while wanted and (left_s := deadline_s - time.monotonic()) > 0:
-            for message in self.consumer.consume(wanted, timeout=left_s):
-                wanted -= self._take(message, batch)
-        return batch
-
-    def settle(self) -> None:
-        """What was read is remembered now."""
-        self.moved = {}
-
-    def behind(self) -> dict[str, int]:
-        """Records between here and the ends of the partitions as the consumer has last heard of them."""
-        lag = dict.fromkeys(self.ids, 0)
-        for place in self._places:
-            _, end = self.consumer.get_watermark_offsets(TopicPartition(place.topic, place.partition), cached=True)
-            lag[place.topic] += max(0, end - self._next[place])
-        return lag
-
-    def _take(self, message: Message, batch: dict[str, list[Value]]) -> int:
-        error, topic, partition, offset = message.error(), message.topic(), message.partition(), message.offset()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's own constant
-            raise Unavailable("kafka", error.str())
-        if topic is None or partition is None or offset is None:
-            return 0
-        place = Place(topic, self.ids[topic], partition)
-        # the end of a partition lies behind the markers of its transactions, which are no records
-        after = offset if error is not None else offset + 1
-        if after > self._next[place]:
-            self._next[place] = self.moved[place] = after
-        if error is not None:
-            return 0
-        batch.setdefault(topic, []).append(Value(partition, offset, message.timestamp()[1], message.value()))
-        return 1
-
-
-def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
-    """The identity of each topic, which a topic of the same name that is made later does not have; raises Unavailable."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
-    try:
-        answers = client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
-        return {topic: str(answer.result(timeout=_TIMEOUT_S).topic_id) for topic, answer in answers.items()}
-    except (KafkaException, TimeoutError) as error:
-        raise Unavailable("kafka", f"topics: {error}") from error
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:

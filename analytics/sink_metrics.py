@@ -26,6 +26,7 @@ class SinkCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         report = self._report
         yield _family("fraud_sink_rows_total", report.rows)
+        yield _family("fraud_sink_erased_rows_total", report.erased)
         yield _family("fraud_sink_rejected_records_total", report.rejected)
         yield _family("fraud_sink_batches_total", report.batches)
         yield _family("fraud_sink_failures_total", report.failures)

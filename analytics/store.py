@@ -8,17 +8,46 @@ from hashlib import sha256
 from io import BytesIO
 
 import clickhouse_connect
+import polars as pl
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3.exceptions import HTTPError
 
-from analytics.ledger_rows import Reject
+from analytics.erasure import ERASED, GONE, ROW
+from analytics.ledger_rows import IDENTITIES, Reject
 from analytics.schema import DATABASE, is_current, migrate
 from analytics.settings import HouseSettings
 from fraud.errors import Unavailable
 
 __all__ = ["FAILURES", "Place", "Store", "connect", "prepare"]
+
+_HOLD_A_SUBJECT = ("transactions", "decisions", "rule_hits", "reasons", "labels")
+_ASKED_AT_ONCE = 500  # parameters travel in the URL, which ends at 64 KB in the embedded engine's server
+
+# what was written of a decision up to the version at which it was erased; `table` is one of the above
+_STALE = """
+SELECT t.tenant_id, t.decision_id, t.version FROM {table} AS t
+INNER JOIN (SELECT tenant_id, decision_id, max(until) AS until FROM erased_decisions GROUP BY tenant_id, decision_id) AS e
+ON e.tenant_id = t.tenant_id AND e.decision_id = t.decision_id
+WHERE t.version <= e.until
+"""
+# `column` is one of IDENTITIES
+_POSITIONS_OF = """
+WITH theirs AS
+(
+    SELECT tenant_id, decision_id, version, assumeNotNull({column}) AS identity FROM transactions
+    WHERE tenant_id = {{tenant:String}} AND {column} IN {{identities:Array(String)}}
+)
+SELECT DISTINCT t.tenant_id, t.decision_id, t.version, {{kind:String}}, concat(t.tenant_id, '|', t.identity), nullIf(d.seq, 0)
+FROM theirs AS t
+LEFT JOIN
+(
+    SELECT tenant_id, decision_id, version, entity_seqs[indexOf(entity_kinds, {{kind:String}})] AS seq FROM decisions
+    WHERE (tenant_id, decision_id) IN (SELECT tenant_id, decision_id FROM theirs)
+) AS d ON d.tenant_id = t.tenant_id AND d.decision_id = t.decision_id AND d.version = t.version
+"""
+_POSITION = {**ROW, "kind": pl.String, "key": pl.String, "seq": pl.Int64}
 
 FAILURES = (ClickHouseError, HTTPError, OSError)  # the last two: it went away while it answered
 
@@ -124,11 +153,60 @@ class Store:
         names = ("topic", "topic_id", "partition", "next_offset")
         self.write({"sink_offsets": pa.table({name: [row[i] for row in rows] for i, name in enumerate(names)})}, batch_token(rows))
 
+    def erased(self) -> pl.DataFrame:
+        """Every subject that was erased, as :data:`analytics.erasure.ERASED`."""
+        sql = "SELECT kind, subject, max(seq), max(erasures.version) FROM erasures GROUP BY kind, subject"
+        return self._frame(sql, {}, ERASED)
+
+    def positions_of(self, erasures: pl.DataFrame) -> pl.DataFrame:
+        """Where the decisions that name these subjects (tenant_id, kind, key) stand in their logs (see ``Extracted.positions``)."""
+        found = [pl.DataFrame(schema=_POSITION)]
+        for (tenant, kind), theirs in erasures.group_by("tenant_id", "kind"):
+            sql = _POSITIONS_OF.format(column=IDENTITIES[str(kind)])
+            identities = theirs["key"].unique().str.strip_prefix(f"{tenant}|")
+            for some in identities.to_frame().iter_slices(_ASKED_AT_ONCE):
+                asked = {"tenant": tenant, "kind": kind, "identities": some["key"].to_list()}
+                found.append(self._frame(sql, asked, _POSITION))
+        return pl.concat(found)
+
+    def gone_among(self, decisions: pl.DataFrame) -> pl.DataFrame:
+        """Those of the decisions (tenant_id, decision_id) that were erased, as :data:`analytics.erasure.GONE`."""
+        sql = "SELECT tenant_id, decision_id, max(until) FROM erased_decisions WHERE decision_id IN {ids:Array(String)} GROUP BY 1, 2"
+        slices = decisions.select(pl.col("decision_id").unique()).iter_slices(_ASKED_AT_ONCE)
+        return pl.concat([pl.DataFrame(schema=GONE), *(self._frame(sql, {"ids": some["decision_id"].to_list()}, GONE) for some in slices)])
+
+    def forget(self, gone: pl.DataFrame) -> dict[str, int]:
+        """Delete what is there of these decisions (:data:`analytics.erasure.GONE`), and of all that ever were; returns rows by table.
+
+        The engine rewrites their parts in the background: the rows are to be read for some seconds more.
+        """
+        try:
+            if not gone.is_empty():
+                rows = gone.select(GONE.keys()).sort("tenant_id", "decision_id")
+                self.write({"erased_decisions": rows.to_arrow(compat_level=pl.CompatLevel.oldest())}, batch_token(rows.rows()))
+            return {name: count for name in _HOLD_A_SUBJECT if (count := self._delete(name, _STALE.format(table=name)))}
+        except FAILURES as error:
+            raise self._lost(error) from error
+
     def close(self) -> None:
         """Let go of the connection."""
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def _delete(self, table: str, stale: str) -> int:
+        """Most often there is nothing, and a mutation would be one for every part all the same."""
+        count = int(self._open().query(f"SELECT count() FROM ({stale})").result_rows[0][0])
+        if count:
+            self._open().command(f"ALTER TABLE {table} DELETE WHERE (tenant_id, decision_id, version) IN ({stale})")
+        return count
+
+    def _frame(self, sql: str, parameters: Mapping[str, object], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+        try:
+            rows = self._open().query(sql, parameters=dict(parameters)).result_rows
+        except FAILURES as error:
+            raise self._lost(error) from error
+        return pl.DataFrame(list(rows), schema=dict(schema), orient="row")
 
     def _open(self) -> HttpClient:
         if self._client is None:

@@ -355,6 +355,48 @@ HEALTH = Dashboard(
             ),
         ),
         (
+            "ClickHouse",
+            (
+                Panel(
+                    "Sink: how far behind",
+                    "timeseries",
+                    (Query("max(fraud_sink_delay_seconds)", "oldest record of the batch"),),
+                    "s",
+                    "From the broker's append of a batch's oldest record to ClickHouse's answer, or until now where that is awaited.",
+                    ((0.0, BLUE), (5.0, ORANGE), (60.0, VERMILLION)),
+                ),
+                Panel(
+                    "Sink: records that wait",
+                    "timeseries",
+                    (Query("sum by (topic) (fraud_sink_lag_records)", "{{topic}}"),),
+                    "short",
+                    "Records of the ledger that ClickHouse does not have yet.",
+                    ((0.0, BLUE), (60_000.0, VERMILLION)),
+                ),
+                Panel(
+                    "Sink: rows",
+                    "timeseries",
+                    (
+                        Query("sum by (table) (rate(fraud_sink_rows_total[$__rate_interval]))", "{{table}}"),
+                        Query("sum(rate(fraud_sink_erased_rows_total[$__rate_interval]))", "erased"),
+                        Query("sum(rate(fraud_sink_batches_total[$__rate_interval]))", "batches"),
+                    ),
+                    "cps",
+                    "Rows that ClickHouse took, those that went with somebody who was erased, and inserts of a batch.",
+                ),
+                Panel(
+                    "Sink: what fails",
+                    "timeseries",
+                    (
+                        Query("sum by (dependency) (rate(fraud_sink_failures_total[$__rate_interval]))", "waits for {{dependency}}"),
+                        Query("sum by (code) (rate(fraud_sink_rejected_records_total[$__rate_interval]))", "set aside: {{code}}"),
+                    ),
+                    "cps",
+                    "Attempts that are made again, and records that cannot be read.",
+                ),
+            ),
+        ),
+        (
             "Errors",
             (
                 Panel(

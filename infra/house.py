@@ -12,9 +12,10 @@ from confluent_kafka import TopicPartition
 from pydantic import SecretStr
 
 from analytics.accounts import Account, Accounts
+from analytics.ledger_reader import topic_ids
 from analytics.schema import SchemaChanged
 from analytics.settings import READER, WRITER, HouseSettings
-from analytics.sink import TOPICS, topic_ids
+from analytics.sink import TOPICS
 from analytics.store import Place, Store, prepare
 from fraud.errors import Denied, Unavailable
 from infra.layout import Layout, read_json

@@ -29,7 +29,7 @@ class Emitter(StrEnum):
 
 # What later issues bring is in the catalogue already, so that its rules can be written and tested; dashboards wait for it.
 # A stack may do without the sink, so what everybody looks at does not rest on it.
-EMITTED_NOW = frozenset({Emitter.STREAM, Emitter.SUPERVISOR, Emitter.API})
+EMITTED_NOW = frozenset({Emitter.STREAM, Emitter.SUPERVISOR, Emitter.API, Emitter.SINK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +329,13 @@ _API = (
 
 _SINK = (
     Metric("fraud_sink_rows_total", "counter", Emitter.SINK, "Rows that ClickHouse has taken, by table.", ("table",)),
+    Metric(
+        "fraud_sink_erased_rows_total",
+        "counter",
+        Emitter.SINK,
+        "Rows that went because the stream has erased whom they name, by table.",
+        ("table",),
+    ),
     Metric(
         "fraud_sink_rejected_records_total",
         "counter",

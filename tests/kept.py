@@ -8,9 +8,11 @@ from pathlib import Path
 from confluent_kafka import Consumer
 from redis import Redis
 
+from analytics.settings import HouseSettings
+from analytics.store import connect
 from serving import ledger
 
-__all__ = ["in_kafka", "in_logs", "in_redis"]
+__all__ = ["in_clickhouse", "in_kafka", "in_logs", "in_redis"]
 
 Kept = Iterator[tuple[str, bytes]]
 
@@ -45,3 +47,12 @@ def in_logs(folder: Path) -> Kept:
     for path in folder.rglob("*"):
         if path.is_file():
             yield f"log {path.name}", path.read_bytes()
+
+
+def in_clickhouse(settings: HouseSettings) -> Kept:
+    """Every table and view of every database, the states of roll-ups included, and what the server keeps of statements."""
+    told = "name IN ('mutations', 'parts', 'parts_columns') OR name LIKE '%\\_log'"
+    wanted = f"database NOT IN ('system', 'INFORMATION_SCHEMA', 'information_schema') OR (database = 'system' AND ({told}))"
+    with connect(settings) as client:
+        for database, name in client.query(f"SELECT database, name FROM system.tables WHERE {wanted}").result_rows:
+            yield f"clickhouse {name}", client.raw_query(f"SELECT * FROM `{database}`.`{name}`", fmt="RowBinary")

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 
+import pyarrow as pa
+
 from analytics.settings import HouseSettings
 from analytics.sink import Sink, SinkSettings
 from analytics.store import Place, Store
@@ -32,16 +34,41 @@ class DyingStore(Store):
         super().save(offsets)
 
 
-def start(house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None = None) -> ForkServerProcess:
-    """A sink that runs until it is terminated, or dies by itself."""
-    process = _CONTEXT.Process(target=_run, args=(house, settings, dies_after_batches), daemon=True)
+class HastyStore(DyingStore):
+    """The control: it remembers a batch's offsets before the rows, and dies between the two."""
+
+    def __init__(self, settings: HouseSettings, after_batches: int) -> None:
+        super().__init__(settings, after_batches)
+        self._held: list[tuple[Mapping[str, pa.Table], str]] = []
+
+    def write(self, tables: Mapping[str, pa.Table], token: str) -> None:
+        if "sink_offsets" in tables:
+            super().write(tables, token)
+        else:
+            self._held.append((tables, token))
+
+    def save(self, offsets: Mapping[Place, int]) -> None:
+        Store.save(self, offsets)
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for tables, token in self._held:
+            super().write(tables, token)
+        self._held = []
+
+
+def start(
+    house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None = None, store: type[DyingStore] = DyingStore
+) -> ForkServerProcess:
+    """A sink that runs until it is terminated, or dies by itself as its ``store`` does."""
+    process = _CONTEXT.Process(target=_run, args=(house, settings, dies_after_batches, store), daemon=True)
     process.start()
     return process
 
 
-def _run(house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None) -> None:
+def _run(house: HouseSettings, settings: SinkSettings, dies_after_batches: int | None, dying: type[DyingStore]) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    store = Store(house) if dies_after_batches is None else DyingStore(house, dies_after_batches)
+    store = Store(house) if dies_after_batches is None else dying(house, dies_after_batches)
     Sink(settings, wire.codec(), store, stopping).run()
     store.close()

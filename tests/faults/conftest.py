@@ -44,15 +44,25 @@ def _place(item: pytest.Item) -> tuple[str, str, int]:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[World]:
+def load(pytestconfig: pytest.Config) -> Load:
     option = pytestconfig.getoption
-    load = Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
+    return Load(kills=option("--kills"), rate=option("--fault-rate"), events=option("--fault-events"))
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig: pytest.Config) -> list[dict[str, object]]:
+    """The lines of the table that the session prints at its end."""
+    return pytestconfig.stash.setdefault(_MEASURED, [])
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, load: Load, measured: list[dict[str, object]]) -> Iterator[World]:
     # the proxy closes last: nobody is connected any more
     with ExitStack() as afterwards, private_stack(tmp_path_factory.mktemp("faults")) as stack:
         proxy = afterwards.enter_context(closing(Proxy(stack.plan.settings.redis_port)))
         put_small_model_into_production(stack)
         world = World(stack, proxy, load, tmp_path_factory.mktemp("acks"))
-        pytestconfig.stash[_MEASURED] = world.measured
+        world.measured = measured
         world.start_job()
         yield world
 
