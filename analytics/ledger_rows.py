@@ -271,6 +271,8 @@ def _label_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Ta
 
 def _erasure_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
     frame = columns.frame
+    if not frame["kind"].is_in(list(IDENTITIES)).all():
+        raise InvalidEvent("bad_kind", f"kind is none of {', '.join(IDENTITIES)}")
     erasures = frame.select(
         "tenant_id",
         "kind",

@@ -108,6 +108,13 @@ def test_a_row_of_an_erasure_names_nobody() -> None:
     assert row["requested_at"].timestamp() * 1000 == NOW_MS - 1
 
 
+def test_an_erasure_of_what_nobody_is_named_by_is_set_aside() -> None:
+    values = [wire.codec().encode_erasure_applied(ErasureApplied("acme", kind, "acme|c", 6, NOW_MS)) for kind in ("merchant", "card")]
+    found = LedgerRows(wire.codec()).erasures([Value(0, i, NOW_MS, value) for i, value in enumerate(values)])
+    assert [(reject.offset, reject.code) for reject in found.rejects] == [(0, "bad_kind")]
+    assert found.positions()["kind"].to_list() == ["card"]
+
+
 def test_nothing_gone_changes_nothing() -> None:
     tables = read(decision("before")).tables
     assert without(tables, pl.DataFrame(schema=ROW)) is tables
