@@ -40,13 +40,14 @@ class SinkWorld:
     engine: ClickHouseEngine
     sent: int = 0
 
-    def clear(self) -> None:
-        """New topics and new tables."""
+    def cleared(self) -> Self:
+        """The same servers with new topics and new tables."""
         self.make_topics_anew()
         with connect(self.engine.settings, database="default") as client:
             client.command(f"DROP DATABASE IF EXISTS {DATABASE} SYNC")
         self.engine.migrate()
         self.sent = 0
+        return self
 
     def make_topics_anew(self) -> None:
         """Delete and create the topics, under the same names."""

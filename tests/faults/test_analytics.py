@@ -39,9 +39,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkWorld]:
 
 @pytest.fixture
 def house(servers: SinkWorld) -> SinkWorld:
-    """New topics and new tables."""
-    servers.clear()
-    return servers
+    return servers.cleared()
 
 
 def excess(found: Sums, truth: Sums) -> int:

@@ -15,13 +15,14 @@ from fraud.state import decode_state, encode_state, erased_state
 from infra.api_access import Access
 from infra.application import bring_up, codec_of
 from infra.features import backfill_ledger
+from infra.house import house_settings
 from infra.stack import Stack
 from serving import ledger
 from serving.clock import now_ms
 from serving.feast_layout import EntityKeys
 from serving.online_store import OnlineStore
 from serving.state_reads import StoredState
-from tests.kept import in_kafka, in_logs, in_redis
+from tests.kept import in_clickhouse, in_kafka, in_logs, in_redis
 from tests.private_stack import private_stack, put_small_model_into_production
 
 GONE, STAYS = "c-to-be-forgotten", "c-to-be-kept"
@@ -36,7 +37,7 @@ PASSING = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack of its own: a later job that began from nothing would decide what was erased again, under other numbers."""
-    with private_stack(tmp_path_factory.mktemp("erasure")) as stack:
+    with private_stack(tmp_path_factory.mktemp("erasure"), analytics=True) as stack:
         put_small_model_into_production(stack)
         bring_up(stack, lambda _text: None)
         yield stack
@@ -87,10 +88,22 @@ def wait_for_seq(stack: Stack, card_id: str, seq: int) -> StoredState:
 
 
 def places(stack: Stack, card_id: str) -> set[str]:
-    """Where the card's token stands: each topic once, each key of Redis for itself, each log file."""
+    """Where the card's token stands: each topic once, each key of Redis for itself, each log file, each table of ClickHouse."""
     addresses = stack.addresses
     kept = (*in_redis(addresses.redis_url), *in_kafka(addresses.bootstrap_servers), *in_logs(stack.layout.logs))
-    return {place for place, content in kept if card_id.encode() in content}
+    return {place for place, content in kept if card_id.encode() in content} | tables(stack, card_id)
+
+
+def tables(stack: Stack, card_id: str) -> set[str]:
+    return {place for place, content in in_clickhouse(house_settings(stack.plan)) if card_id.encode() in content}
+
+
+def wait_for_tables(stack: Stack, card_id: str, *, named: bool) -> None:
+    """Until ClickHouse names the card, or until it does not: the sink follows the ledger, which is committed once a second."""
+    deadline_s = time.monotonic() + 60.0
+    while bool(tables(stack, card_id)) != named:
+        assert time.monotonic() < deadline_s, tables(stack, card_id)
+        time.sleep(0.5)
 
 
 def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: Stack) -> None:
@@ -102,6 +115,7 @@ def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: S
             pay(shop, number, STAYS)
         assert wait_for_seq(running, GONE, 5).seq == 5
         wait_for_seq(running, STAYS, 5)
+        wait_for_tables(running, GONE, named=True)
         before = places(running, GONE)
         assert sum(place.startswith("redis value") for place in before) == 5  # the control: the decisions that are found by id
         done = officer.erase("card", GONE)
@@ -109,12 +123,15 @@ def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: S
         row = wait_for_seq(running, GONE, 6)
         assert row.state == encode_state(erased_state(6), Kind.CARD)
 
+        wait_for_tables(running, GONE, named=False)
         left = places(running, GONE)
         online_key = EntityKeys("fraudguard").encode(Kind.CARD, entity_key(TENANT, GONE))
         assert {place for place in left if place.startswith("redis")} == {f"redis key {online_key!r}"}
         assert {place.removeprefix("kafka ") for place in left if place.startswith("kafka")} <= PASSING
         assert not any(place.startswith("log") for place in left)
         assert len(decode_state(wait_for_seq(running, STAYS, 5).state, Kind.CARD)) > len(erased_state(1))  # the other card keeps all
+
+        assert "clickhouse transactions" in tables(running, STAYS)
 
         again = pay(shop, 99, GONE).decision_id
         assert wait_for_seq(running, GONE, 7).seq == 7

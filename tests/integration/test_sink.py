@@ -30,9 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkWorld]:
 
 @pytest.fixture
 def empty(world: SinkWorld) -> SinkWorld:
-    """New topics and new tables, as every test begins."""
-    world.clear()
-    return world
+    return world.cleared()
 
 
 def kill_between_insert_and_offsets(world: SinkWorld, kills: int, *, seed: int) -> None:

@@ -39,8 +39,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SinkWorld]:
 
 @pytest.fixture
 def world(servers: SinkWorld) -> SinkWorld:
-    servers.clear()
-    return servers
+    return servers.cleared()
 
 
 def paid(identity: str, subject: str, seq: int, *, kind: str = "card") -> tuple[str, bytes]:
