@@ -31,11 +31,17 @@ Have bytewax, Quix Streams, Spark structured streaming and our own job work off 
 cores, with the same features, model and rules, and check every feature of every decision.  The first use installs the peers into an
 environment of their own under the state folder (1.5 GB).  Exit status 1 when a program failed, lost an event or got a feature wrong.
 """
+_SINK = """\
+How many rows a second the sink brings from the ledger into ClickHouse, and how old a decision is there at a steady rate, on a stack of
+its own without a job.  Exit status 1 below 20,000 rows/s or above 5 s.
+"""
 _SOAK = """\
 Load at a rate for some minutes while a server (TaskManager, JobManager, broker, in seeded random turn) is killed with SIGKILL every
 so many seconds.  At the end the oracle compares what the broker acknowledged with what the ledger committed: lost, duplicate,
 phantom, gap, diff, inversion.  Exit status 1 unless all are 0 and every kill was recovered from.
 """
+
+_PROMISED_ROWS_PER_S, _PROMISED_DELAY_S = 20_000, 5.0
 
 
 def register(commands: Commands) -> None:
@@ -59,6 +65,10 @@ def register(commands: Commands) -> None:
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
     peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard,fraudguard-process-mode")
+    sink = add_command(bench, "sink", _sink, "rows a second from the ledger into ClickHouse, and their delay", description=_SINK)
+    sink.add_argument("--backlog", type=int, default=200_000, metavar="N", help="decisions at once (default 200000)")
+    sink.add_argument("--rate", type=rate, default=1_000.0, help="decisions a second to measure the delay at (default 1000)")
+    sink.add_argument("--seconds", type=rate, default=20.0, help="length of that load (default 20)")
     soak = add_command(bench, "soak", _soak, "load for minutes with a kill every so often, and the oracle's verdict", description=_SOAK)
     soak.add_argument("--minutes", type=rate, default=15.0, metavar="N", help="length of the load (default 15)")
     soak.add_argument("--kill-every", type=float, default=60.0, metavar="S", help="seconds between kills, 0 for none (default 60)")
@@ -192,6 +202,25 @@ def _print(results: dict[str, dict[str, Any]]) -> None:
     names = ("end", *rates, "decided", "repeated", "differing_rows", "guarantee")
     rows = [(name, *(one.get(key) for key in names)) for name, one in results.items()]
     print_table(("", *(name.replace("_", " ") for name in names)), rows)
+
+
+def _sink(arguments: argparse.Namespace) -> int:
+    from infra.bench_sink import SinkBenchOptions, run  # noqa: PLC0415 - help works without any package
+    from infra.stack import Stack  # noqa: PLC0415
+
+    if arguments.backlog < 1_000:
+        print_error("--backlog is at least 1000")
+        return MISUSE
+    result = run(Stack().layout.home, SinkBenchOptions(arguments.backlog, arguments.rate, arguments.seconds), stopwatch())
+    report(result, as_json=arguments.json, people=lambda: _print_sink(result))
+    return GOOD if result["rows_per_s"] >= _PROMISED_ROWS_PER_S and result["delay_s"]["max"] <= _PROMISED_DELAY_S else FINDING
+
+
+def _print_sink(result: dict[str, Any]) -> None:
+    rows, delay_s = result["rows_per_decision"], result["delay_s"]
+    work = f"{result['backlog_decisions']:,} decisions of {rows} rows in {result['seconds']} s"
+    delay = f"one is in ClickHouse after {delay_s['median']} s, at most {delay_s['max']} s"
+    print_lines([f"{result['rows_per_s']:,} rows/s: {work}", f"at {result['rate']:,.0f} decisions/s {delay}"])
 
 
 def _soak(arguments: argparse.Namespace) -> int:

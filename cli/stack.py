@@ -114,6 +114,8 @@ def _print_status(status: StackStatus, events: int, lag: dict[str, int] | None) 
         print_table(("job", "state", "id", ""), [(job.name, job.state, job.job_id, job.detail) for job in status.jobs])
     if lag is not None:
         print_lines(["", "ClickHouse lacks " + ", ".join(f"{records:,} records of {topic}" for topic, records in lag.items())])
+    elif any(part.name == "sink" for part in status.components):
+        print_lines(["", "ClickHouse or the sink does not answer: how far it is behind the ledger cannot be told"])
     if status.events and events > 0:
         shown = [(event.time, event.component, event.event, event.detail) for event in status.events[-events:]]
         print_lines([""])

@@ -26,7 +26,7 @@ from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.schemas import SCHEMAS
 from serving.scoring import Scorer, ScoringInput
 
-__all__ = ["run"]
+__all__ = ["decide", "run"]
 
 _TAKES = 5
 _BATCH = 50
@@ -70,7 +70,13 @@ def _least_us(times: int, work: Callable[[], object], takes: int = _TAKES) -> fl
     return round(least / max(times, 1) * 1e6, 2)
 
 
-def _kernel(transactions: Sequence[Transaction]) -> tuple[float, NDArray[np.float64], dict[Entity, State]]:
+def decide(model: Model, transactions: Sequence[Transaction]) -> list[Decision]:
+    """What the shipped rules and the model say of transactions in their order, each over everything before it."""
+    _, vectors, _ = _kernel(transactions, takes=1)
+    return _score(model, transactions, vectors)
+
+
+def _kernel(transactions: Sequence[Transaction], takes: int = _TAKES) -> tuple[float, NDArray[np.float64], dict[Entity, State]]:
     """Cost of a full vector over every entity of an event, states at hand; the vectors; the states after the last event."""
     evaluator = Evaluator()
     columns = CATALOGUE.slices
@@ -87,7 +93,7 @@ def _kernel(transactions: Sequence[Transaction]) -> tuple[float, NDArray[np.floa
                 kind, state = entity[0], states.get(entity)
                 states[entity] = evaluator.observe(kind, empty_state() if state is None else state, row, vector[columns[kind]])
 
-    return _least_us(len(rows), observe_all), vectors, states
+    return _least_us(len(rows), observe_all, takes), vectors, states
 
 
 def _states(states: dict[Entity, State]) -> dict[str, Any]:
