@@ -137,7 +137,8 @@ class _Feed:
     def __init__(self, bootstrap: str, codec: Codec, decisions: Sequence[Decision]) -> None:
         self._codec = codec
         self._fresh = _renamed(decisions)
-        self._producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": "bench-sink", "linger.ms": 5})
+        # log_level: the broker goes before this process does
+        self._producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": "bench-sink", "linger.ms": 5, "log_level": 0})
         self._producer.init_transactions(30)
 
     def commit(self, decisions: int) -> None:

@@ -77,6 +77,13 @@ def send(world: SinkWorld, *records: tuple[str, bytes]) -> None:
     assert producer.flush(30) == 0
 
 
+def send_apart(world: SinkWorld, *groups: Sequence[tuple[str, bytes]]) -> None:
+    """One group after the other by the broker's clock, which tells of a label that does not name the subject whether it is older."""
+    for records in groups:
+        send(world, *records)
+        time.sleep(0.01)
+
+
 def follow(world: SinkWorld, **settings: Any) -> Any:
     """A sink until it has read everything, and the engine until it has rewritten its parts."""
     sink = world.run_until(0, **settings)
@@ -123,9 +130,7 @@ def test_who_was_erased_is_in_no_table(world: SinkWorld, kind: str) -> None:
 
 def test_what_is_read_again_or_late_brings_nobody_back(world: SinkWorld) -> None:
     """Everything once more from the first record, with other bounds; then a payment from before the erasure that stood behind it."""
-    for records in (history(GONE, "device", ["a", "b"]), [erased(GONE, 9, kind="device")], [labelled("late", "some card", 1)]):
-        send(world, *records)
-        time.sleep(0.01)  # labels name no device: theirs is told by the broker's clock
+    send_apart(world, history(GONE, "device", ["a", "b"]), [erased(GONE, 9, kind="device")], [labelled("late", "some card", 1)])
     follow(world)
     with connect(world.engine.settings) as client:
         client.command("TRUNCATE TABLE sink_offsets")
@@ -145,7 +150,7 @@ def test_what_is_read_again_or_late_brings_nobody_back(world: SinkWorld) -> None
 
 def test_a_sink_that_dies_amid_an_erasure_erases_when_it_comes_back(world: SinkWorld) -> None:
     """Each of the sinks dies with everything of a batch done and nothing remembered, and each has other bounds."""
-    send(world, *history(GONE, "card", [f"t{number}" for number in range(40)]), erased(GONE, 41))
+    send_apart(world, history(GONE, "card", [f"t{number}" for number in range(40)]), [erased(GONE, 41)])
     for records, batches in ((7, 2), (60, 1), (100, 1)):
         process = sink_process.start(world.engine.settings, world.settings(batch_records=records), dies_after_batches=batches)
         process.join(PATIENCE_S)
