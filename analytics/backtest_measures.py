@@ -11,13 +11,14 @@ counts of this size, and nothing of labels that are still to come.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from analytics.shares import Share, share
 
 __all__ = [
     "FRAUD",
@@ -27,45 +28,20 @@ __all__ = [
     "Counts",
     "Measures",
     "Money",
-    "Share",
     "Unlabelled",
     "counts_of",
     "estimate_unlabelled",
     "measure",
     "money_of",
-    "share",
     "truth_of",
 ]
 
 FRAUD, GOOD, UNKNOWN = 1, 0, -1
-_Z = 1.959963984540054  # 97.5 % of the normal distribution lie below
 _BANDS = 10
 _FEWEST_LABELLED = 30  # a band with fewer says too little of itself
 
 Mask = NDArray[np.bool_]
 Truth = NDArray[np.int8]
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """``hits`` of ``of`` as a share, with Wilson's interval; ``value`` is None of nothing."""
-
-    hits: int
-    of: int
-    value: float | None
-    low: float
-    high: float
-
-
-def share(hits: int, of: int) -> Share:
-    """A share and its interval of 95 % (Wilson 1927; Brown, Cai, DasGupta 2001 recommend it)."""
-    if of == 0:
-        return Share(0, 0, None, 0.0, 1.0)
-    p, z2 = hits / of, _Z * _Z
-    centre = (p + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z * math.sqrt(p * (1 - p) / of + z2 / (4 * of * of)) / (1 + z2 / of)
-    # at the ends the formula gives 0 and 1 but for rounding
-    return Share(hits, of, p, 0.0 if hits == 0 else centre - half, 1.0 if hits == of else centre + half)
 
 
 @dataclass(frozen=True, slots=True)

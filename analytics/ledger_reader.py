@@ -9,15 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from analytics.lag import Place
 from analytics.ledger_rows import Value
-from analytics.store import Place
 from fraud.errors import Unavailable
 from serving import ledger
 
-__all__ = ["Batch", "LedgerReader", "topic_ids"]
+__all__ = ["Batch", "LedgerReader"]
 
 _TIMEOUT_S = 10.0
 
@@ -113,13 +112,3 @@ class LedgerReader:
             if offset > one.next:
                 one.next = batch.moved[one.place] = offset
         return taken
-
-
-def topic_ids(bootstrap_servers: str, topics: Sequence[str]) -> dict[str, str]:
-    """The identity of each topic, which a topic of the same name that is made later does not have; raises Unavailable."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
-    try:
-        answers = client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
-        return {topic: str(answer.result(timeout=_TIMEOUT_S).topic_id) for topic, answer in answers.items()}
-    except (KafkaException, TimeoutError) as error:
-        raise Unavailable("kafka", f"topics: {error}") from error

@@ -19,19 +19,19 @@ import structlog
 
 from analytics.eraser import Eraser
 from analytics.erasure import without
-from analytics.ledger_reader import Batch, LedgerReader, topic_ids
+from analytics.lag import TOPICS, topic_ids
+from analytics.ledger_reader import Batch, LedgerReader
 from analytics.ledger_rows import Extracted, LedgerRows, Value
 from analytics.store import Store, batch_token
 from fraud.errors import Unavailable
 from serving import ledger
 from serving.codec import Codec
 
-__all__ = ["TOPICS", "Report", "Sink", "SinkSettings"]
+__all__ = ["Report", "Sink", "SinkSettings"]
 
 T = TypeVar("T")
 
 _log = structlog.get_logger()
-TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 
-import clickhouse_connect
 import polars as pl
 import pyarrow as pa
-from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httpclient import HttpClient
-from urllib3.exceptions import HTTPError
 
+from analytics.connection import FAILURES, connect
 from analytics.erasure import ERASED, GONE, ROW
+from analytics.lag import Place, read_offsets
 from analytics.ledger_rows import IDENTITIES, Reject
 from analytics.schema import DATABASE, is_current, migrate
 from analytics.settings import HouseSettings
 from fraud.errors import Unavailable
 
-__all__ = ["FAILURES", "Place", "Store", "connect", "prepare"]
+__all__ = ["Store", "batch_token", "prepare"]
 
 _HOLD_A_SUBJECT = ("transactions", "decisions", "rule_hits", "reasons", "labels")
 _ASKED_AT_ONCE = 500  # parameters travel in the URL, which ends at 64 KB in the embedded engine's server
@@ -53,38 +51,6 @@ LEFT JOIN
 ) AS d ON d.tenant_id = t.tenant_id AND d.decision_id = t.decision_id AND d.version = t.version
 """
 _POSITION = {**ROW, "kind": pl.String, "key": pl.String, "seq": pl.Int64}
-
-FAILURES = (ClickHouseError, HTTPError, OSError)  # the last two: it went away while it answered
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A partition of a topic that exists now; one that was deleted and made again has another ``topic_id``."""
-
-    topic: str
-    topic_id: str
-    partition: int
-
-
-def connect(settings: HouseSettings, *, reads_only: bool = False, database: str = DATABASE) -> HttpClient:
-    """A client of a database; raises Unavailable."""
-    user, password = settings.reader if reads_only else settings.writer
-    try:
-        client = clickhouse_connect.get_client(
-            dsn=settings.url,
-            username=user,
-            password=password.get_secret_value(),
-            database=database,
-            connect_timeout=settings.connect_timeout_s,
-            send_receive_timeout=settings.answer_timeout_s,
-            autogenerate_session_id=False,
-            query_retries=0,
-            compress=False,  # both ends are on one machine or in one room
-        )
-    except FAILURES as error:
-        raise Unavailable("clickhouse", str(error)) from error
-    assert isinstance(client, HttpClient)  # what an http URL gives
-    return client
 
 
 def prepare(settings: HouseSettings) -> list[str]:
@@ -125,10 +91,9 @@ class Store:
     def offsets(self) -> dict[Place, int]:
         """Where each partition goes on."""
         try:
-            rows = self._open().query("SELECT topic, topic_id, partition, max(next_offset) FROM sink_offsets GROUP BY 1, 2, 3").result_rows
+            return read_offsets(self._open())
         except FAILURES as error:
             raise self._lost(error) from error
-        return {Place(topic, topic_id, partition): offset for topic, topic_id, partition, offset in rows}
 
     def write(self, tables: Mapping[str, pa.Table], token: str) -> None:
         """Insert each table's rows; the same rows under the same token once more change nothing."""

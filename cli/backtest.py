@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from analytics.backtest import Backtest, Draft
-    from analytics.backtest_measures import Counts, Money, Share
+    from analytics.backtest_measures import Counts, Money
+    from analytics.shares import Share
     from cli.arguments import Commands
 
 __all__ = ["register"]
@@ -68,15 +69,16 @@ def _backtest(arguments: argparse.Namespace) -> int:
     from analytics.backtest import NothingToTest, Range  # noqa: PLC0415 - help works without any package
     from analytics.backtest_page import page_of  # noqa: PLC0415
     from fraud.rules import InvalidRules  # noqa: PLC0415
-    from infra.backtest import backtest_rules  # noqa: PLC0415
+    from infra.backtest import backtest_rules, keep_report  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.rule_book import UnknownRules  # noqa: PLC0415
     from training.ledger_history import IncompleteLedger  # noqa: PLC0415
 
+    plan = Stack().plan
     with ExitStack() as bars:
         try:
             result = backtest_rules(
-                Stack().plan,
+                plan,
                 arguments.rules,
                 within=Range(arguments.from_ms, arguments.to_ms),
                 maturity_ms=round(arguments.maturity_days * _DAY_MS),
@@ -85,6 +87,7 @@ def _backtest(arguments: argparse.Namespace) -> int:
         except (InvalidRules, UnknownRules, IncompleteLedger, NothingToTest) as error:
             print_error(str(error))
             return FINDING
+    say(f"the report is on the pages: {plan.addresses.pages_url}/backtests/{keep_report(plan, result)}")
     if arguments.html is not None:
         arguments.html.write_text(page_of(result), encoding="utf-8")
         say(f"wrote {arguments.html}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-from analytics.store import connect
+from analytics.connection import connect
 from fraud.errors import Unavailable
 from fraud.events import decision_id
 from infra import scoring_job
@@ -27,7 +27,8 @@ from infra.application import codec_of, enricher_of
 from infra.bench_basis import Traffic, machine
 from infra.bench_features import decide
 from infra.first_model import ensure_model
-from infra.house import ensure_schema, house_settings, wait_until_caught_up
+from infra.house import ensure_schema, wait_until_caught_up
+from infra.house_access import house_settings
 from infra.layout import Layout
 from infra.ports import HOST
 from infra.settings import StackSettings

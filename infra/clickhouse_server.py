@@ -8,7 +8,7 @@ from pathlib import Path
 from analytics.engine import EngineSettings
 from analytics.server import serve
 from fraud.errors import Unavailable
-from infra.house import accounts
+from infra.house_access import accounts
 from infra.layout import Layout
 from infra.plan import load_plan
 

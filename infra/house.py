@@ -1,73 +1,23 @@
-"""The analyst's ClickHouse of a stack: its accounts, its schema, and how far the sink has come."""
+"""The analyst's ClickHouse of a stack: its schema, and how far the sink has come."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import TopicPartition
-from pydantic import SecretStr
 
-from analytics.accounts import Account, Accounts
-from analytics.ledger_reader import topic_ids
+from analytics.lag import TOPICS, behind, topic_ids
 from analytics.schema import SchemaChanged
-from analytics.settings import READER, WRITER, HouseSettings
-from analytics.sink import TOPICS
-from analytics.store import Place, Store, prepare
+from analytics.store import Store, prepare
 from fraud.errors import Denied, Unavailable
-from infra.layout import Layout, read_json
+from infra.house_access import house_settings
 from infra.plan import Plan
 from serving import ledger
-from serving.atomic_write import write_atomically
 
-__all__ = ["accounts", "ensure_schema", "house_settings", "lag_records", "wait_until_caught_up"]
+__all__ = ["ensure_schema", "lag_records", "wait_until_caught_up"]
 
-_SECRET_BYTES = 24
 _POLL_S = 0.25
-
-
-def house_settings(plan: Plan) -> HouseSettings:
-    """How this stack's ClickHouse is reached.
-
-    The embedded engine's passwords are made here; those of a server of your own come from the environment
-    (``FRAUDGUARD_CLICKHOUSE_PASSWORD``, ``FRAUDGUARD_CLICKHOUSE_READER_PASSWORD``).
-
-    Raises:
-        Unavailable: the stack has no analytics.
-        Denied: the passwords of a server are not set.
-    """
-    url = plan.addresses.clickhouse_url
-    if url is None:
-        raise Unavailable("clickhouse", "this stack has no analytics: FRAUDGUARD_ANALYTICS is off, or chdb does not run on this machine")
-    if plan.embeds_clickhouse:
-        made = _passwords(plan.layout)
-        return HouseSettings(
-            url=url, password=SecretStr(made[WRITER]), reader_password=SecretStr(made[READER]), user=WRITER, reader_user=READER
-        )
-    try:
-        return HouseSettings(url=url)  # type: ignore[call-arg]  # the environment has the rest
-    except ValueError as error:
-        raise Denied(f"{url} asks for FRAUDGUARD_CLICKHOUSE_PASSWORD and FRAUDGUARD_CLICKHOUSE_READER_PASSWORD: {error}") from None
-
-
-def accounts(layout: Layout) -> Accounts:
-    """The accounts of the embedded engine."""
-    made = _passwords(layout)
-    return Accounts(Account(WRITER, made[WRITER], reads_only=False), Account(READER, made[READER], reads_only=True))
-
-
-def _passwords(layout: Layout) -> Mapping[str, str]:
-    path = layout.home / "secrets" / "clickhouse.json"
-    made = read_json(path)
-    if made is None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = {name: secrets.token_urlsafe(_SECRET_BYTES) for name in (WRITER, READER)}
-        write_atomically(path, json.dumps(made))
-        os.chmod(path, 0o600)  # noqa: PTH101
-    return made
 
 
 def ensure_schema(plan: Plan) -> list[str]:
@@ -90,10 +40,7 @@ def _behind(plan: Plan, ids: Mapping[str, str], ends: Sequence[TopicPartition]) 
         done = store.offsets()
     finally:
         store.close()
-    lag = dict.fromkeys(ids, 0)
-    for end in ends:
-        lag[end.topic] += max(0, end.offset - done.get(Place(end.topic, ids[end.topic], end.partition), 0))
-    return lag
+    return behind(ids, ends, done)
 
 
 def wait_until_caught_up(plan: Plan, *, patience_s: float = 60.0) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.httpclient import HttpClient
 
-from analytics.store import FAILURES, connect
+from analytics.connection import FAILURES, connect
 from fraud.errors import Unavailable
-from infra.house import house_settings
+from infra.house_access import house_settings
 from infra.plan import Plan
 
 __all__ = ["FORMATS", "Answer", "RefusedQuery", "ask", "fetch"]

@@ -14,7 +14,7 @@ from analytics.sink import Sink, SinkSettings
 from analytics.sink_metrics import SinkCollector
 from analytics.store import Store
 from fraud.errors import Unavailable
-from infra.house import house_settings
+from infra.house_access import house_settings
 from infra.layout import Layout
 from infra.plan import Plan, load_plan
 from infra.ports import HOST

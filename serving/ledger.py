@@ -58,10 +58,10 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
     )
 
 
-def partitions_of(reader: Consumer, topics: Sequence[str]) -> list[TopicPartition]:
+def partitions_of(reader: Consumer, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
     """Every partition of the topics, at its beginning; raises Unavailable when the broker or a topic is not there."""
     try:
-        metadata = reader.list_topics(timeout=_TIMEOUT_S)
+        metadata = reader.list_topics(timeout=timeout_s)
     except KafkaException as error:
         raise Unavailable("kafka", str(error)) from error
     missing = [topic for topic in topics if topic not in metadata.topics]
@@ -70,16 +70,17 @@ def partitions_of(reader: Consumer, topics: Sequence[str]) -> list[TopicPartitio
     return [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in metadata.topics[topic].partitions]
 
 
-def end_offsets(bootstrap: str, topics: Sequence[str]) -> list[TopicPartition]:
-    """Where each partition ends now: the place to start reading what comes next."""
+def end_offsets(bootstrap: str, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
+    """Where each partition ends now: the place to start reading what comes next.  Raises Unavailable."""
     reader = consumer(bootstrap)
     try:
-        places = partitions_of(reader, topics)
-        return [
-            TopicPartition(place.topic, place.partition, reader.get_watermark_offsets(place, timeout=_TIMEOUT_S)[1]) for place in places
-        ]
+        places = partitions_of(reader, topics, timeout_s=timeout_s)
+        ends = [reader.get_watermark_offsets(place, timeout=timeout_s)[1] for place in places]
+    except KafkaException as error:
+        raise Unavailable("kafka", str(error)) from error
     finally:
         reader.close()
+    return [TopicPartition(place.topic, place.partition, end) for place, end in zip(places, ends, strict=True)]
 
 
 def read_to_end(

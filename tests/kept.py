@@ -8,8 +8,8 @@ from pathlib import Path
 from confluent_kafka import Consumer
 from redis import Redis
 
+from analytics.connection import connect
 from analytics.settings import HouseSettings
-from analytics.store import connect
 from serving import ledger
 
 __all__ = ["in_clickhouse", "in_kafka", "in_logs", "in_redis"]

@@ -11,9 +11,10 @@ from multiprocessing.context import ForkServerProcess
 
 import pyarrow as pa
 
+from analytics.lag import Place
 from analytics.settings import HouseSettings
 from analytics.sink import Sink, SinkSettings
-from analytics.store import Place, Store
+from analytics.store import Store
 from tests import wire_samples as wire
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -16,9 +16,11 @@ import numpy as np
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from analytics.connection import connect
+from analytics.lag import TOPICS
 from analytics.schema import DATABASE
-from analytics.sink import TOPICS, Sink, SinkSettings
-from analytics.store import Store, connect
+from analytics.sink import Sink, SinkSettings
+from analytics.store import Store
 from fraud.catalogue import CATALOGUE
 from fraud.events import decision_id
 from infra.topics import create_topics

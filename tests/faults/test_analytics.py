@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from analytics.connection import connect
 from analytics.sink import Sink
-from analytics.store import Store, connect
+from analytics.store import Store
 from tests import sink_process
 from tests import wire_samples as wire
 from tests.faults.world import Load

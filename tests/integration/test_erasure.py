@@ -15,7 +15,7 @@ from fraud.state import decode_state, encode_state, erased_state
 from infra.api_access import Access
 from infra.application import bring_up, codec_of
 from infra.features import backfill_ledger
-from infra.house import house_settings
+from infra.house_access import house_settings
 from infra.stack import Stack
 from serving import ledger
 from serving.clock import now_ms

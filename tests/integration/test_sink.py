@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from analytics.connection import connect
 from analytics.sink import Sink
 from analytics.sink_metrics import SinkCollector
-from analytics.store import Store, connect
+from analytics.store import Store
 from serving.metrics import CATALOGUE as METRICS
 from serving.metrics import Emitter
 from tests import sink_process

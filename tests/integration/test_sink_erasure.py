@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from analytics.connection import connect
 from analytics.ledger_rows import LedgerRows, Value
-from analytics.store import Store, connect
+from analytics.store import Store
 from fraud.catalogue import CATALOGUE
 from fraud.events import decision_id
 from serving import ledger

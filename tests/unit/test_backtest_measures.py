@@ -18,9 +18,9 @@ from analytics.backtest_measures import (
     estimate_unlabelled,
     measure,
     money_of,
-    share,
     truth_of,
 )
+from analytics.shares import share
 
 
 @pytest.mark.parametrize(
