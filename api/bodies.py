@@ -118,6 +118,9 @@ class DecisionBody(BaseModel):
     )
     entities: list[dict[str, Any]]
     rules: list[dict[str, Any]]
+    extra_features: dict[str, float | None] = Field(
+        description="Features beyond the catalogue that the rules asked for, as served, by name, null for missing."
+    )
     contributions: dict[str, float] | None = Field(description="What each feature added to model_raw; null where it was not asked for.")
     contribution_base: float | None
     anomaly_score: float | None

@@ -17,13 +17,14 @@ from fraud.catalogue import CATALOGUE
 from serving.records import Decision
 from serving.replay import NotReplayable, replay
 
-__all__ = ["describe", "router"]
+__all__ = ["DECISION_ID", "DecisionId", "describe", "router"]
 
 router = APIRouter(prefix="/v1/decisions", tags=["decisions"], route_class=StrictRoute)
 
 Anybody = Annotated[Caller, require()]
 Analyst = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
-DecisionId = Annotated[str, Path(pattern=r"^dec-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+DECISION_ID = r"^dec-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+DecisionId = Annotated[str, Path(pattern=DECISION_ID)]
 
 
 @router.get("/{decision_id}", operation_id="show_decision", responses=responses(404, 422))
@@ -52,6 +53,7 @@ def describe(decision: Decision) -> dict[str, Any]:
     plain["features"] = dict(zip(CATALOGUE.names, values, strict=True)) if ours else values
     if decision.contributions is not None:
         plain["contributions"] = {(CATALOGUE.names[one.feature] if ours else str(one.feature)): one.value for one in decision.contributions}
+    plain["extra_features"] = {one.name: _finite(one.value) for one in decision.extra_features}
     del plain["transaction"]["ip_address"]
     plain["transaction"].pop("decided", None)
     return plain

@@ -76,6 +76,10 @@ def _print(decision: Decision, plain: dict[str, Any]) -> None:
     origins = ("model_sha256", "rule_set_hash", "catalogue_version", "code_version", "trace_id")
     print_table(("", ""), [(name, plain[name]) for name in (*scores, *origins) if plain[name] is not None])
     print_table(("rule", "mode", "score", "message"), [(rule.rule_id, rule.mode, rule.score, rule.message) for rule in decision.rules])
+    if plain["extra_features"]:
+        print_table(("feature beyond the catalogue", "value"), list(plain["extra_features"].items()))
     given = plain["contributions"] or {}
     strongest = sorted(given.items(), key=lambda item: -abs(item[1]))[:10]
-    print_table(("feature", "value", "contribution"), [(name, plain["features"][name], value) for name, value in strongest])
+    served = plain["features"]  # of another catalogue a list, and its features have numbers for names
+    rows = [(name, served[name] if isinstance(served, dict) else served[int(name)], value) for name, value in strongest]
+    print_table(("feature", "value", "contribution"), rows)
