@@ -1,32 +1,32 @@
-"""The report of a backtest as one page that needs nothing else: no script, no font, no picture from anywhere."""
+"""The report of a backtest: as an article for the pages of the front, and as one page that needs nothing else."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from analytics.backtest import Backtest
-from analytics.backtest_measures import Money, Share
+from analytics.backtest_measures import Money
+from analytics.shares import Share
+from analytics.templating import STYLE_SHEET, environment
 
-__all__ = ["page_of"]
-
-_TEMPLATES = Path(__file__).parent / "templates"
+__all__ = ["article_of", "page_of"]
 
 
 def page_of(result: Backtest) -> str:
-    """The page; everything that came from outside is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"time": _time, "percent": _percent, "money": _money, "count": lambda value: f"{value:,}"}
-    return environment.get_template("backtest.html").render(result=result, draft=result.draft, reproduction=result.reproduction)
+    """The page, with no script, no font, no picture from anywhere."""
+    return _render("backtest.html", result)
 
 
-def _time(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def article_of(result: Backtest) -> str:
+    """What stands on the page, without the page around it."""
+    return _render("backtest_article.html", result)
+
+
+def _render(template: str, result: Backtest) -> str:
+    made = environment()
+    made.filters |= {"percent": _percent, "sums": _sums}
+    style = STYLE_SHEET.read_text(encoding="utf-8")
+    return made.get_template(template).render(result=result, draft=result.draft, reproduction=result.reproduction, style=style)
 
 
 def _percent(share: Share) -> str:
@@ -35,6 +35,6 @@ def _percent(share: Share) -> str:
     return f"{share.value:.2%} ({share.low:.2%} to {share.high:.2%}; {share.hits:,} of {share.of:,})"
 
 
-def _money(sums: tuple[Money, ...], truth: str) -> str:
+def _sums(sums: tuple[Money, ...], truth: str) -> str:
     amounts: list[Any] = [(money.currency, getattr(money, f"{truth}_minor")) for money in sums]
     return ", ".join(f"{currency} {minor:,}" for currency, minor in amounts if minor) or "0"

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from api import audit, decisions, gate, health, openapi, problems, rules, scoring, security, subjects
+from api import audit, decisions, gate, health, openapi, pages, problems, rules, scoring, security, sessions, subjects
 from api.answers import Answers, Collaborators
 from api.blocked import Blocked
 from api.desk import open_desk
@@ -22,9 +22,12 @@ from api.features import FeatureReader
 from api.health import Health
 from api.idempotency import Claims
 from api.metrics import ApiMetrics, HttpMetrics, Watched
+from api.page_problems import PageProblems
+from api.pages import open_pages
 from api.publisher import KafkaPublisher
 from api.redis_channel import RedisChannel
 from api.releases import ReleaseFollower, Releases
+from api.rendering import Renderer
 from api.settings import ApiSettings
 from api.sides import Sides
 from fraud.catalogue import CATALOGUE
@@ -66,19 +69,23 @@ def create_app(settings: ApiSettings, *, open_parts: OpenScoring | None = None) 
         async with (
             (open_parts or open_scoring)(settings, metrics) as parts,
             open_desk(settings, parts.codec) as desk,
+            open_pages(settings) as page_parts,
             gate.attend(app, settings),
         ):
-            yield {"answers": parts.answers, "health": parts.health, "desk": desk}
+            yield {"answers": parts.answers, "health": parts.health, "desk": desk, "pages": page_parts}
 
     shown: Any = security.openapi_urls(settings)
     app = FastAPI(title="FraudGuard", version="1", lifespan=lifespan, **shown)
     for part in (scoring, decisions, rules, subjects, audit):
         app.include_router(part.router)
-    app.include_router(health.router)
+    for part in (health, pages, sessions):
+        app.include_router(part.router)
+    app.state.renderer = Renderer(is_production=settings.is_production)
     openapi.describe(app)
     problems.install(app)
     gate.install(app, settings)
     security.install(app, settings)
+    app.add_middleware(PageProblems, renderer=app.state.renderer)
     app.add_middleware(HttpMetrics, metrics=metrics)
     return app
 

@@ -23,6 +23,7 @@ from api.keys import ApiKey, ApiKeys
 from api.limits import Limit, Limiter, Verdict
 from api.problems import Problem, answer, problem_of
 from api.redis_channel import RedisChannel
+from api.sessions import PAGES_WITHOUT_CALLER, token_of
 from api.settings import ApiSettings
 from api.tokens import TokenVerifier, load_key_set
 from fraud.errors import Unavailable
@@ -49,11 +50,13 @@ class Doorkeeper:
     hash_address: Callable[[str], str]
     clock: Callable[[], float]
 
-    def identify(self, headers: Headers) -> tuple[Caller, ApiKey | None]:
-        """The caller by the one credential shown; raises Unauthenticated, also for two of them."""
+    def identify(self, headers: Headers, cookie: str | None = None) -> tuple[Caller, ApiKey | None]:
+        """The caller by the one credential shown; ``cookie`` is a token too.  Raises Unauthenticated, also for two of them."""
         bearers, keys = headers.getlist("authorization"), headers.getlist(API_KEY_HEADER)
-        if len(bearers) + len(keys) != 1:
+        if len(bearers) + len(keys) + (cookie is not None) != 1:
             raise Unauthenticated
+        if cookie is not None:
+            return self.tokens.verify(cookie), None
         if keys:
             key = self.keys.verify(keys[0])
             return key.caller, key
@@ -121,7 +124,8 @@ class Gate:
         headers = Headers(scope=scope)
         caller, key, stranger = None, None, None
         try:
-            caller, key = keeper.identify(headers)
+            if scope["path"] not in PAGES_WITHOUT_CALLER:
+                caller, key = keeper.identify(headers, token_of(scope, headers))
         except Unauthenticated as error:
             stranger = error
         verdict = await keeper.admit((scope.get("client") or ("", 0))[0], caller)

@@ -19,7 +19,8 @@ from fraud.errors import Denied
 __all__ = ["API_KEY_HEADER", "PUBLIC_PATHS", "Caller", "Role", "Unauthenticated", "require"]
 
 API_KEY_HEADER = "X-API-Key"
-# The only operations that answer a stranger. Development adds /openapi.json and the pages that show it.
+# The only operations that answer a stranger, beside the form to sign in to the pages (api.sessions).
+# Development adds /openapi.json and the pages that show it.
 PUBLIC_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 
 

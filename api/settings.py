@@ -51,6 +51,12 @@ class ApiSettings(BaseSettings):
     ip_requests_per_min: int = Field(default=3_000, ge=1)  # several tenants may stand behind one address
     max_body_bytes: int = Field(default=512 * 1024, ge=1024)  # a batch of 500 transactions is about 200 KB
 
+    # pages: ClickHouse as its read-only account, and where reports of backtests are; without them the pages say that analytics is away
+    clickhouse_url: str | None = None
+    clickhouse_user: str = "analyst"
+    clickhouse_password: SecretStr | None = None
+    reports_dir: Path | None = None
+
     cors_origins: tuple[str, ...] = ()
 
     # scoring

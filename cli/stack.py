@@ -136,4 +136,6 @@ def _address_lines(addresses: Addresses) -> list[str]:
         f"  schema registry   {addresses.registry_url}",
         f"  Redis             {addresses.redis_url}",
         *([f"  ClickHouse        {addresses.clickhouse_url}"] if addresses.clickhouse_url else []),
+        f"  API               {addresses.api_url}",
+        f"  pages             {addresses.pages_url}  (sign in with: ./fraudguard access token --role analyst)",
     ]

@@ -11,6 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -18,10 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from pydantic import SecretStr
 
+from analytics.settings import HouseSettings
 from api.identity import Role
 from api.keys import KeyFile
 from api.settings import ApiSettings
 from api.tokens import MAX_LIFETIME_S
+from infra.house_access import house_settings
 from infra.layout import Layout
 from infra.plan import Plan
 from infra.scoring_job import code_version, ip_hash_key_file, models_dir
@@ -109,6 +112,8 @@ class Access:
 def api_settings(plan: Plan) -> ApiSettings:
     """Settings of an API on this stack."""
     access = Access(plan.layout)
+    # without analytics the settings say nothing, and the environment may
+    house = {} if plan.addresses.clickhouse_url is None else _reader(house_settings(plan))
     return ApiSettings(
         environment="development",
         # every caller of this machine shares one address, and the bench and the demonstration are tenants that pay for more
@@ -125,7 +130,14 @@ def api_settings(plan: Plan) -> ApiSettings:
         api_keys_file=access.key_path,
         signing_secret=SecretStr(access.signing_secret),
         code_version=code_version(),
+        reports_dir=plan.layout.reports,
+        **house,
     )
+
+
+def _reader(house: HouseSettings) -> dict[str, Any]:
+    """The account that pages read with; the writer's is no business of the API."""
+    return {"clickhouse_url": house.url, "clickhouse_user": house.reader_user, "clickhouse_password": house.reader_password}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -7,16 +7,19 @@ from functools import cache
 from pathlib import Path
 
 from analytics.backtest import Backtest, Range, backtest
+from analytics.backtest_page import article_of
 from analytics.history import EventHistory, LedgerTopics
+from analytics.reports import Report, Reports
 from fraud.catalogue import CATALOGUE
 from fraud.rules import RuleSet
 from infra.application import codec_of, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
+from serving.clock import now_ms
 from serving.model import load_model
 from serving.rules_file import load_rules
 
-__all__ = ["backtest_rules"]
+__all__ = ["backtest_rules", "keep_report"]
 
 OnStep = Callable[[str, int], Callable[[float], None]]
 
@@ -55,6 +58,14 @@ def backtest_rules(
         maturity_ms=maturity_ms,
         on_step=on_step,
     )
+
+
+def keep_report(plan: Plan, result: Backtest) -> str:
+    """Put the report where the pages show it; returns its name."""
+    reproduction = result.reproduction
+    report = Report(now_ms(), result.rule_set_hash, result.first_event_ms, result.last_event_ms, reproduction.compared, reproduction.equal)
+    Reports(plan.layout.reports).add(report, article_of(result))
+    return report.name
 
 
 def _rules(named: str, kept: Callable[[str], RuleSet]) -> RuleSet:

@@ -168,5 +168,7 @@ def _result(run: Run, view: LedgerView, parity: dict[str, Any], found: dict[str,
             "kafka": plan.addresses.bootstrap_servers,
             "schema_registry": plan.addresses.registry_ui_url,
             "redis": plan.addresses.redis_url,
+            **({} if plan.addresses.clickhouse_url is None else {"clickhouse": plan.addresses.clickhouse_url}),
+            "pages": plan.addresses.pages_url,
         },
     }

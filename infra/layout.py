@@ -85,6 +85,11 @@ class Layout:
         return self.run / "clickhouse"
 
     @property
+    def reports(self) -> Path:
+        """Reports of backtests, for the pages of the front."""
+        return self.run / "reports"
+
+    @property
     def metrics(self) -> Path:
         """Where each process announces its metrics, in the format of Prometheus' file-based discovery."""
         return self.run / "metrics"

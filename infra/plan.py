@@ -29,6 +29,7 @@ class Addresses:
     registry_url: str  # Confluent-compatible root
     registry_ui_url: str
     api_url: str
+    pages_url: str  # what people look at, served by the API
     clickhouse_url: str | None  # None: this stack has no analytics
     checkpoints_uri: str
     savepoints_uri: str
@@ -80,6 +81,7 @@ class Plan:
             registry_url=f"{registry}/apis/ccompat/v7",
             registry_ui_url=registry,
             api_url=f"http://{HOST}:{choice.api_port}",
+            pages_url=f"http://{HOST}:{choice.api_port}/desk",
             clickhouse_url=self._clickhouse_url,
             checkpoints_uri=self.layout.checkpoints.as_uri(),
             savepoints_uri=self.layout.savepoints.as_uri(),

@@ -13,10 +13,11 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httpclient import HttpClient
 
+from analytics.connection import connect
 from analytics.ledger_rows import LedgerRows, Value
 from analytics.queries import SavedQuery, UnknownQuery, load_queries, saved_query
 from analytics.schema import Migration, SchemaChanged, load_migrations, migrate
-from analytics.store import Store, connect
+from analytics.store import Store
 from fraud.catalogue import CATALOGUE
 from fraud.events import decision_id
 from serving.records import FiredRule, LabelApplied
@@ -161,6 +162,7 @@ def test_features_have_their_names(written: HttpClient) -> None:
 @pytest.mark.usefixtures("written")
 def test_every_saved_query_runs_as_a_reader(clickhouse: ClickHouseEngine, query: SavedQuery) -> None:
     mine = {"tenant": "views", "card": "card-000123", "decision": DECISIONS[0].decision_id, "minutes": "100000000"}
+    mine |= {"at_ms": str(wire.NOW_MS)}
     given = {name: value for name, value in mine.items() if name in query.parameters}
     with connect(clickhouse.settings, reads_only=True) as reader:
         found = reader.query(query.sql, parameters=query.values(given))
