@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from cli.arguments import FINDING, GOOD, add_command, add_group
@@ -19,7 +20,7 @@ _ROLES = ("service", "analyst", "lead", "admin")
 
 def register(commands: Commands) -> None:
     """Add the commands."""
-    access = add_group(commands, "access", "callers of the API: keys and development tokens")
+    access = add_group(commands, "access", "callers of the API: keys and development tokens; the reader of ClickHouse")
     key = add_command(access, "key", _key, "make an API key; it is shown once and kept as a hash")
     key.add_argument("--signed", action="store_true", help="its requests must be signed; the signing secret is shown too")
     token = add_command(access, "token", _token, "a bearer token of the development issuer, good for an hour")
@@ -27,6 +28,8 @@ def register(commands: Commands) -> None:
         parser.add_argument("--tenant", default="default", metavar="ID")
         parser.add_argument("--subject", default="local", metavar="ID", help="the person or program that it stands for")
         parser.add_argument("--role", choices=_ROLES, default="service")
+    house = "how a notebook reaches ClickHouse, read only, as lines for a shell"
+    add_command(access, "clickhouse", _clickhouse, house, description='eval "$(./fraudguard access clickhouse)", then start Jupyter.')
     add_command(access, "list", _list, "the API keys, without their secrets")
     revoke = add_command(
         access, "revoke", _revoke, "revoke an API key, or with --kid a key that signs tokens; takes effect within a second"
@@ -60,6 +63,20 @@ def _token(arguments: argparse.Namespace) -> int:
 
     token = _access().issue_token(arguments.tenant, arguments.subject, Role(arguments.role))
     report({"token": token}, as_json=arguments.json, people=lambda: print_lines([token]))
+    return GOOD
+
+
+def _clickhouse(arguments: argparse.Namespace) -> int:
+    from infra.house_access import house_settings  # noqa: PLC0415
+    from infra.settings import REPO_ROOT  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+
+    house = house_settings(Stack().plan)
+    user, password = house.reader
+    variables = {"URL": house.url, "READER_USER": user, "READER_PASSWORD": password.get_secret_value()}
+    payload = {f"FRAUDGUARD_CLICKHOUSE_{name}": value for name, value in variables.items()} | {"PYTHONPATH": str(REPO_ROOT)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in payload.items()]
+    report(payload, as_json=arguments.json, people=lambda: print_lines(lines))
     return GOOD
 
 
