@@ -49,7 +49,7 @@ class KafkaPublisher:
                 "bootstrap.servers": bootstrap,
                 "acks": "all",
                 "enable.idempotence": True,
-                "linger.ms": 2,
+                "linger.ms": 10,  # nobody waits for it, and a request for each record cost the broker as much as the answer cost us
                 "queue.buffering.max.messages": capacity,
                 "message.timeout.ms": 0,  # for ever: what is in the buffer leaves it by being sent
                 "reconnect.backoff.max.ms": 1_000,

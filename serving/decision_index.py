@@ -68,7 +68,7 @@ def find_in_ledger(
 
 def _backwards(bootstrap: str, deadline_s: float | None) -> Iterator[Message]:
     """Committed records, step by step from the end of every partition to its beginning; inside a step in their order."""
-    reader = ledger.consumer(bootstrap, eof=True)
+    reader = ledger.consumer(bootstrap, eof=True, wait_ms=ledger.END_WAIT_MS)
     try:
         ends: dict[int, int] = {}
         lows: dict[int, int] = {}

@@ -17,6 +17,7 @@ __all__ = [
     "AUDIT",
     "DEAD_LETTERS",
     "DECISIONS",
+    "END_WAIT_MS",
     "ERASURES",
     "ERASURES_APPLIED",
     "FAST_LANE",
@@ -36,11 +37,16 @@ AUDIT, RULES = "audit", "rules"
 
 _BATCH = 2_000
 _TIMEOUT_S = 10.0
+END_WAIT_MS = 10  # for who reads to the end, see ``consumer``
 _POLL_S = 0.1  # a batch that is not full waits this long
 
 
-def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Consumer:
-    """A consumer that commits nothing and belongs to no group that anybody else uses."""
+def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False, wait_ms: int = 500) -> Consumer:
+    """A consumer that commits nothing and belongs to no group that anybody else uses.
+
+    ``eof`` tells the end of a partition, which the broker does with an empty answer after ``wait_ms``: a short wait is for who reads to
+    the end and goes, since who stays asks so often for as long as it lives.
+    """
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -52,7 +58,7 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False) -> Co
             "queued.max.messages.kbytes": 65_536,
             "fetch.queue.backoff.ms": 5,  # the default stops fetching for a second whenever the queue was full
             "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "fetch.wait.max.ms": 10 if eof else 500,  # the end of a partition is told by an empty answer
+            "fetch.wait.max.ms": wait_ms,
             "log_level": 0,  # a broker that is away is an error of the call, not a line on somebody's terminal twenty times a second
         }
     )
@@ -93,7 +99,7 @@ def read_to_end(
     Raises:
         Unavailable: the broker does not answer, or a topic is not there.
     """
-    reader = consumer(bootstrap, committed=committed, eof=True)
+    reader = consumer(bootstrap, committed=committed, eof=True, wait_ms=END_WAIT_MS)
     try:
         places = list(start) if start is not None else partitions_of(reader, topics)
         reader.assign(places)
