@@ -1,4 +1,4 @@
-"""Where recorded decisions come from: one interface, the ledger's topics as its first source.
+"""Where recorded decisions come from: one interface, over the ledger's topics and over the lake.
 
 A source gives decisions with everything that they recorded, the labels that were applied, and the numbers at which each entity's log
 stood.  Where it has them from, a topic, ClickHouse or the lake, nobody behind the interface knows.
@@ -6,15 +6,17 @@ stood.  Where it has them from, a topic, ClickHouse or the lake, nobody behind t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Protocol
 
+from analytics.lake import Lake
 from fraud.rules import CONTEXT_FIELDS, FIELDS
 from serving import ledger
 from serving.codec import Codec
 from training.ledger_history import LEDGER_TOPICS, LedgerHistory, load
 
-__all__ = ["DECISION_FIELDS", "HIT_FIELDS", "EventHistory", "LedgerTopics"]
+__all__ = ["DECISION_FIELDS", "HIT_FIELDS", "EventHistory", "LakeRecords", "LedgerTopics"]
 
 HIT_FIELDS = ("rule_id", "reason_code", "severity", "score", "floor", "mode", "message")
 # what a source must give of each decision in LedgerHistory.also, beside what every history has
@@ -62,7 +64,32 @@ class LedgerTopics:
         return load(self._values(on_read), self._codec, DECISION_FIELDS)
 
     def _values(self, on_read: Progress) -> Iterator[tuple[str, bytes | None]]:
-        for count, message in enumerate(ledger.read_to_end(self._bootstrap, LEDGER_TOPICS), start=1):
-            if count % _SAY_EVERY == 0:
-                on_read(count)
-            yield str(message.topic()), message.value()
+        messages = ledger.read_to_end(self._bootstrap, LEDGER_TOPICS)
+        return _told(((str(message.topic()), message.value()) for message in messages), on_read)
+
+
+class LakeRecords:
+    """The lake, which keeps the ledger's records longer than Kafka does.
+
+    Where somebody was erased, the logs of everybody whom they met have gaps, and no history can be computed from it any more.
+    """
+
+    def __init__(self, lake: Lake, codec: Codec, at: datetime | None = None) -> None:
+        self._lake = lake
+        self._codec = codec
+        self._at = at
+
+    def count(self) -> int:
+        """See :class:`EventHistory`: as of now, whatever the moment asked for."""
+        return sum(one.rows for one in self._lake.state() if one.holds_records)
+
+    def read(self, on_read: Progress) -> LedgerHistory:
+        """See :class:`EventHistory`."""
+        return load(_told(self._lake.records(at=self._at), on_read), self._codec, DECISION_FIELDS)
+
+
+def _told(values: Iterable[tuple[str, bytes | None]], on_read: Progress) -> Iterator[tuple[str, bytes | None]]:
+    for count, one in enumerate(values, start=1):
+        if count % _SAY_EVERY == 0:
+            on_read(count)
+        yield one

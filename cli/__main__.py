@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from cli import access, bench, decision, features, operate, query, stack, testing, traffic
+from cli import access, bench, decision, features, lake, operate, query, stack, testing, traffic
 from cli.arguments import FINDING, GOOD, INTERRUPTED, MISUSE
 from cli.output import print_error
 from fraud.errors import Denied, InvalidEvent, Unavailable
 
 __all__ = ["COMMANDS", "build_parser", "main"]
 
-COMMANDS: tuple[ModuleType, ...] = (stack, traffic, features, decision, query, bench, operate, access, testing)
+COMMANDS: tuple[ModuleType, ...] = (stack, traffic, features, decision, query, lake, bench, operate, access, testing)
 
 _DESCRIPTION = """\
 FraudGuard decides on card transactions in real time: exact streaming features, a model, rules.

@@ -43,6 +43,7 @@ def register(rules: Commands) -> None:
     command.add_argument("--to", dest="to_ms", type=_moment, metavar="TIME", help="event times before this")
     command.add_argument("--maturity-days", type=_days, default=0.0, metavar="D", help="how long a complaint takes: what was allowed in "
                          "the last D days and has no label counts as unknown (default 0: as good)")  # fmt: skip
+    command.add_argument("--lake", action="store_true", help="read the lake, which keeps longer, and not the ledger's topics")
     command.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page as well")
     command.add_argument("--fired", type=Path, metavar="PARQUET", help="write which rule of the draft fires on which decision as well")
 
@@ -70,6 +71,7 @@ def _backtest(arguments: argparse.Namespace) -> int:
     from analytics.backtest_page import page_of  # noqa: PLC0415
     from fraud.rules import InvalidRules  # noqa: PLC0415
     from infra.backtest import backtest_rules, keep_report  # noqa: PLC0415
+    from infra.lake import lake_records  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.rule_book import UnknownRules  # noqa: PLC0415
     from training.ledger_history import IncompleteLedger  # noqa: PLC0415
@@ -83,6 +85,7 @@ def _backtest(arguments: argparse.Namespace) -> int:
                 within=Range(arguments.from_ms, arguments.to_ms),
                 maturity_ms=round(arguments.maturity_days * _DAY_MS),
                 on_step=_steps(bars),
+                history=lake_records(plan) if arguments.lake else None,
             )
         except (InvalidRules, UnknownRules, IncompleteLedger, NothingToTest) as error:
             print_error(str(error))

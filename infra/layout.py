@@ -85,6 +85,11 @@ class Layout:
         return self.run / "clickhouse"
 
     @property
+    def lake(self) -> Path:
+        """The event log as Delta tables."""
+        return self.run / "lake"
+
+    @property
     def reports(self) -> Path:
         """Reports of backtests, for the pages of the front."""
         return self.run / "reports"
