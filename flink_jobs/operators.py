@@ -58,9 +58,12 @@ class FlinkMap:
         self._state.remove(key)
 
     def items(self) -> Iterable[tuple[str, bytes]]:
-        return list(self.scan())
+        return list(self._pairs())
 
     def scan(self) -> Iterator[tuple[str, bytes]]:
+        return self._pairs() if self._in_thread else iter(self.items())  # process mode forbids writing while somebody iterates
+
+    def _pairs(self) -> Iterator[tuple[str, bytes]]:
         return ((key, bytes(value)) for key, value in self._state.items())
 
 

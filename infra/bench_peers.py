@@ -188,6 +188,7 @@ class Bench:
         link = scoring_job.models_dir(layout)
         if not link.is_symlink():
             link.symlink_to(models)
+        self._stack.down(wipe=True)  # the ticket of a run that was interrupted would bring its job back, in whatever mode
         self._stack.up(self._say)
         ensure_feature_store(self._stack, self._say)
         self._codec: Codec = codec_of(self._stack.plan)
