@@ -94,6 +94,7 @@ def test_ladder_without_redis(stack: ApiStack, rungs: list[tuple[str, ...]]) -> 
 
 def test_ladder_without_kafka(stack: ApiStack, rungs: list[tuple[str, ...]]) -> None:
     """What fits into the buffer reaches the topic in order when Kafka is back; what does not is counted."""
+    stack.wait_until(lambda: stack.sample("fraud_api_buffered_events") == 0, "what came before has not left the buffer")
     stack.stop("kafka")
     asked = [question(card_id="one-card") for _ in range(BUFFER + 10)]
     try:
