@@ -25,6 +25,7 @@ from infra.http_load import HttpLoad, request_bytes
 from infra.plan import Plan
 from infra.ports import find_free_ports
 from infra.processes import identify, start, stop_groups
+from infra.settings import REPO_ROOT
 
 __all__ = ["FeatureServer", "feature_server"]
 
@@ -60,7 +61,7 @@ def feature_server(plan: Plan) -> Iterator[FeatureServer]:
     argv = [sys.executable, "-m", "infra.feast_server", str(folder), connection_string(plan.addresses.redis_url), str(port)]
     log = plan.layout.log_file("bench-feast")
     folder.mkdir(parents=True, exist_ok=True)
-    process = start(argv, environment=dict(os.environ), folder=folder, log_file=log)
+    process = start(argv, environment={**os.environ, "PYTHONPATH": str(REPO_ROOT)}, folder=folder, log_file=log)
     identity = identify(process.pid)
     try:
         server = FeatureServer("127.0.0.1", port, process.pid)
