@@ -7,7 +7,6 @@ stood.  Where it has them from, a topic, ClickHouse or the lake, nobody behind t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import Protocol
 
 from analytics.lake import Lake
@@ -74,18 +73,17 @@ class LakeRecords:
     Where somebody was erased, the logs of everybody whom they met have gaps, and no history can be computed from it any more.
     """
 
-    def __init__(self, lake: Lake, codec: Codec, at: datetime | None = None) -> None:
+    def __init__(self, lake: Lake, codec: Codec) -> None:
         self._lake = lake
         self._codec = codec
-        self._at = at
 
     def count(self) -> int:
-        """See :class:`EventHistory`: as of now, whatever the moment asked for."""
+        """See :class:`EventHistory`."""
         return sum(one.rows for one in self._lake.state() if one.holds_records)
 
     def read(self, on_read: Progress) -> LedgerHistory:
         """See :class:`EventHistory`."""
-        return load(_told(self._lake.records(at=self._at), on_read), self._codec, DECISION_FIELDS)
+        return load(_told(self._lake.records(), on_read), self._codec, DECISION_FIELDS)
 
 
 def _told(values: Iterable[tuple[str, bytes | None]], on_read: Progress) -> Iterator[tuple[str, bytes | None]]:

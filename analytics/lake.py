@@ -42,7 +42,7 @@ _CONFIGURATION: dict[str, str | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """Somebody to be forgotten: a tenant's card, user, device or address (its keyed hash)."""
 
@@ -125,15 +125,13 @@ class Lake:
                 raise Denied(f"{name} cannot be read as of {at}: {error}") from error
         return table
 
-    def records(
-        self, first_day: date | None = None, last_day: date | None = None, at: datetime | None = None
-    ) -> Iterator[tuple[str, bytes]]:
+    def records(self, first_day: date | None = None, last_day: date | None = None) -> Iterator[tuple[str, bytes]]:
         """Yield topic and value of the ledger's records that arrived within the days, both included; labels come last."""
         wanted = pc.field(DAY) >= (first_day or date.min)
         if last_day is not None:
             wanted &= pc.field(DAY) <= last_day
         for name in ("transactions", "labels"):
-            for batch in self.table(name, at).to_pyarrow_dataset().to_batches(columns=["record"], filter=wanted):
+            for batch in self.table(name).to_pyarrow_dataset().to_batches(columns=["record"], filter=wanted):
                 for record in batch.column("record"):
                     yield TOPIC_OF[name], record.as_py()
 

@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from analytics.ledger_rows import Extracted, LedgerRows, Value
 from serving import ledger
-from serving.codec import Codec
 
 __all__ = ["SCHEMAS", "TOPIC_OF", "LakeRows"]
 
@@ -55,8 +54,8 @@ TOPIC_OF = {"transactions": ledger.DECISIONS, "ml_features": ledger.DECISIONS, "
 class LakeRows:
     """Reads records of the topics ``fraud-events`` and ``labels-applied``."""
 
-    def __init__(self, codec: Codec) -> None:
-        self._rows = LedgerRows(codec)
+    def __init__(self, rows: LedgerRows) -> None:
+        self._rows = rows
 
     def decisions(self, values: Sequence[Value]) -> Extracted:
         """Rows of transactions and ml_features."""

@@ -13,7 +13,7 @@ from analytics.lag import TOPICS, Place, behind, topic_ids
 from analytics.lake import Lake, Subject
 from analytics.lake_rows import LakeRows
 from analytics.ledger_reader import Batch, LedgerReader
-from analytics.ledger_rows import LedgerRows, Tables
+from analytics.ledger_rows import LedgerRows, Tables, Value
 from serving import ledger
 from serving.codec import Codec
 
@@ -46,8 +46,8 @@ def sync(bootstrap_servers: str, codec: Codec, lake: Lake, on_behind: Callable[[
     places = [Place(end.topic, ids[end.topic], end.partition) for end in ends]
     done = lake.offsets([place for place in places if place.topic != ledger.ERASURES_APPLIED])
     reader = LedgerReader(bootstrap_servers, ids, done)
-    synced, erased = Synced(), _Erased(codec)
-    rows = LakeRows(codec)
+    ledger_rows = LedgerRows(codec)
+    synced, erased, rows = Synced(), _Erased(ledger_rows), LakeRows(ledger_rows)
     try:
         while left := sum(behind(ids, ends, done).values()):
             on_behind(left)
@@ -76,8 +76,8 @@ def _append(lake: Lake, rows: LakeRows, batch: Batch, synced: Synced) -> None:
 class _Erased:
     """Whom the stream has erased, as far as a run has read."""
 
-    def __init__(self, codec: Codec) -> None:
-        self._rows = LedgerRows(codec)
+    def __init__(self, rows: LedgerRows) -> None:
+        self._rows = rows
         self._forgotten = Forgotten()
         self._subjects: set[Subject] = set()
 
@@ -92,12 +92,15 @@ class _Erased:
             self._subjects.add(Subject(tenant_id, kind, key.removeprefix(f"{tenant_id}|")))
 
     def leave(self, lake: Lake) -> int:
-        """Delete what is older than its subject's erasure; returns how many decisions went."""
-        return sum(self._delete(lake, subject) for subject in sorted(self._subjects))
+        """Delete what is older than its subject's erasure, a tenant's in one go; returns how many decisions went."""
+        older: dict[str, set[str]] = {}
+        for subject in self._subjects:
+            older.setdefault(subject.tenant_id, set()).update(self._older(lake.values_of(subject)))
+        return sum(lake.delete(tenant_id, sorted(decision_ids)) for tenant_id, decision_ids in sorted(older.items()))
 
-    def _delete(self, lake: Lake, subject: Subject) -> int:
-        values = lake.values_of(subject)
+    def _older(self, values: list[Value]) -> list[str]:
+        """The decisions of a subject to be erased."""
         if not values:
-            return 0
-        older = self._forgotten.older(self._rows.decisions(values).positions())
-        return lake.delete(subject.tenant_id, older["decision_id"].unique().sort().to_list())
+            return []
+        ids: list[str] = self._forgotten.older(self._rows.decisions(values).positions())["decision_id"].to_list()
+        return ids

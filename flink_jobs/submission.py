@@ -31,15 +31,12 @@ def lay_out(
         parallelism: of every operator that sets none of its own.
         options: Flink's configuration of this job, beside what all jobs share.
     """
-    gateway, configuration = get_gateway(), _configuration(settings, options)
+    gateway = get_gateway()
     remote: Any = gateway.jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment.createRemoteEnvironment(
-        settings.flink_host,
-        settings.flink_port,
-        configuration._j_configuration,  # noqa: SLF001
-        gateway.new_array(gateway.jvm.String, 0),
+        settings.flink_host, settings.flink_port, gateway.new_array(gateway.jvm.String, 0)
     )
     env = StreamExecutionEnvironment(remote)
-    env.configure(configuration)  # once more: a remote environment puts its own defaults over what says how to restore
+    env.configure(_configuration(settings, options))  # not at its making, where its own defaults go over what says how to restore
     env.set_parallelism(parallelism)
     build(StreamTableEnvironment.create(env))
     name_stateful_operators(env)
