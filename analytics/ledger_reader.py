@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from analytics.lag import Place
 from analytics.ledger_rows import Value
@@ -73,19 +73,26 @@ class LedgerReader:
     def behind(self, *, asked: bool = False) -> dict[str, int]:
         """Records of each topic between what was delivered and the ends of the partitions.
 
-        Those ends are what the consumer has last heard, which is new as long as it reads; who does not read has the broker ``asked``.
+        Those ends are what the consumer has last heard, which is new as long as it reads; who does not read has the broker ``asked``,
+        and so has a consumer that has not heard of a partition yet: not known is not zero.
 
         Raises:
             Unavailable: it was asked and does not answer.
         """
         lag = dict.fromkeys(self.ids, 0)
         for (topic, partition), one in self._partitions.items():
-            try:
-                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S, cached=not asked)
-            except KafkaException as error:
-                raise Unavailable("kafka", f"offsets: {error}") from error
+            end = OFFSET_INVALID if asked else self._end(topic, partition, cached=True)
+            if end == OFFSET_INVALID:
+                end = self._end(topic, partition, cached=False)
             lag[topic] += max(0, end - one.delivered)
         return lag
+
+    def _end(self, topic: str, partition: int, *, cached: bool) -> int:
+        try:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S, cached=cached)
+        except KafkaException as error:
+            raise Unavailable("kafka", f"offsets: {error}") from error
+        return int(end)
 
     def close(self) -> None:
         """Let go of the connections."""

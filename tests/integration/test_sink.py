@@ -13,9 +13,12 @@ from collections.abc import Iterator
 import pytest
 
 from analytics.connection import connect
+from analytics.lag import TOPICS, topic_ids
+from analytics.ledger_reader import LedgerReader
 from analytics.sink import Sink
 from analytics.sink_metrics import SinkCollector
 from analytics.store import Store
+from serving import ledger
 from serving.metrics import CATALOGUE as METRICS
 from serving.metrics import Emitter
 from tests import sink_process
@@ -111,6 +114,16 @@ def test_topics_made_anew_are_read_from_their_beginning(empty: SinkWorld) -> Non
     empty.send(300, seed=5)
     empty.run_until(600)
     assert empty.rows("SELECT count() FROM decisions FINAL") == [(600,)]
+
+
+def test_what_a_reader_has_not_heard_of_is_not_zero(empty: SinkWorld) -> None:
+    """Before the first answer of the broker, too: a sink that has just begun does not say that nothing is left to do."""
+    empty.send(300, seed=7)
+    reader = LedgerReader(empty.kafka.bootstrap, topic_ids(empty.kafka.bootstrap, TOPICS), {})
+    try:
+        assert reader.behind()[ledger.DECISIONS] > 300
+    finally:
+        reader.close()
 
 
 def test_the_sink_tells_what_the_catalogue_says(empty: SinkWorld) -> None:
