@@ -1,7 +1,7 @@
 """The entity logs of one operator: kept in Flink's state, cached decoded, copied to the online store.
 
-The operator is the only writer of its keys, so a state once read is served from memory; every change is written back to Flink
-before the batch ends, which is what a checkpoint sees.
+The operator is the only writer of its keys, so a state once read is served from memory, and one that was never written is not looked
+for; every change is written back to Flink before the batch ends, which is what a checkpoint sees.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap
+from flink_jobs.known_entities import KnownEntities
 from flink_jobs.reemit import IDLE_MS, Reemission, map_key
 from fraud.extra import ExtraFeatures
 from fraud.kernel import empty_state, has_transaction
@@ -36,7 +37,8 @@ class EntityLogs:
     def __init__(self, evaluator: Evaluator, feed: OnlineFeed | None, cache_entries: int) -> None:
         self._evaluator = evaluator
         self._feed = feed
-        self._reemission = None if feed is None else Reemission(feed)
+        self._known = KnownEntities()
+        self._reemission = None if feed is None else Reemission(feed, self._known)
         self._cache_entries = cache_entries
         self._cache: OrderedDict[Key, NDArray[np.int64]] = OrderedDict()
         self._changed: dict[Key, NDArray[np.int64]] = {}
@@ -79,7 +81,8 @@ class EntityLogs:
         self._evict()
 
     def own(self, shards: list[int]) -> None:
-        """These shards' states go through this instance to the online store."""
+        """These shards' states are this instance's, and go through it to the online store."""
+        self._known.own(shards)
         if self._feed is not None:
             self._feed.own(shards)
 
@@ -96,6 +99,8 @@ class EntityLogs:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
+        if self._known.is_new(kind, key):
+            return empty_state()
         data = states.get(map_key(kind, key))
         return empty_state() if data is None else decode_state(data, kind)
 

@@ -4,6 +4,8 @@ Flink's state is the truth and the store a copy of it, so healing is reading the
 takes seconds to a minute, in turns of a few milliseconds between the batches; the map's iterator is kept from turn to turn.
 RocksDB's reads 128 entries ahead and then seeks from the last key, so it pins nothing and sees what was written meanwhile, except
 among those 128: an entry that is older than what the feed has is put off there and by the store (``serving.online_writer``).
+
+Every attempt of the job reads each of its shards through in this way at least once, and so learns which entities there are.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from flink_jobs.cores import ByteMap
+from flink_jobs.known_entities import KnownEntities
 from fraud.events import KINDS
 from fraud.state import state_position
 from serving.online_feed import OnlineFeed
@@ -53,11 +56,13 @@ class Reemission:
 
     Args:
         feed: says what it wants and has room for.
+        known: is told of every entity that is read.
         clock: monotonic seconds.
     """
 
-    def __init__(self, feed: OnlineFeed, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, feed: OnlineFeed, known: KnownEntities, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._feed = feed
+        self._known = known
         self._clock = clock
         self._passes: dict[int, _Pass] = {}
 
@@ -75,9 +80,13 @@ class Reemission:
         until_s = self._clock() + TURN_S
         while self._feed.room() >= SLICE_ROWS:
             entries = list(islice(current.entries, SLICE_ROWS))
-            self._feed.put_again([row for row in map(_row, entries) if row is not None])
+            rows = [row for row in map(_row, entries) if row is not None]
+            for row in rows:
+                self._known.add(row.kind, row.key)
+            self._feed.put_again(rows)
             if len(entries) < SLICE_ROWS:
                 current.entries = None
+                self._known.read_through(shard)
                 self._feed.end_again(shard, number)
                 return IDLE_MS
             if self._clock() >= until_s:

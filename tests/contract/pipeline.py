@@ -6,6 +6,7 @@ A part reaches the next operator in order per (sender, receiver) pair and in no 
 from __future__ import annotations
 
 import random
+import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +24,15 @@ from fraud.rules import RuleSet
 from fraud.vector import Evaluator
 from serving.codec import Codec
 from serving.enrich import Enricher
+from serving.online_feed import OnlineFeed
+from serving.online_healing import Healing
+from serving.online_writer import BufferedWriter
 from serving.schemas import SCHEMAS
 from serving.scoring import Scorer
 from serving.stream_metrics import StreamExporter
 from serving.validate import Validator
 from serving.versions import VersionedModels, VersionedRules
+from tests.online_store_contract import MemoryOnlineStore
 
 # its address table takes a second to load
 ENRICHER = Enricher(b"a key for the tests alone")
@@ -94,7 +99,10 @@ def codec() -> Codec:
 
 
 class Pipeline:
-    """A job of ``shards`` shards, one subtask each; ``seed`` chooses among the allowed orders of delivery."""
+    """A job of ``shards`` shards, one subtask each; ``seed`` chooses among the allowed orders of delivery.
+
+    With a ``store`` the states are copied to it, by turns that come whenever chance wants them.
+    """
 
     def __init__(
         self,
@@ -105,6 +113,8 @@ class Pipeline:
         limits: RefusalLimits | None = None,
         models: Path | None = None,
         model: str | None = None,
+        store: MemoryOnlineStore | None = None,
+        cache_entries: int = 100,
     ) -> None:
         self.codec = codec()
         self.shards = shards
@@ -114,6 +124,9 @@ class Pipeline:
         self._rules = rules
         self._limits = limits
         self._models, self._model = models, model
+        self._store, self._cache_entries = store, cache_entries
+        self._feeds: list[OnlineFeed] = []
+        self._clock_s = 0.0
         names = ("cards", "entities", "control")
         self.maps = [{name: DictMap() for name in names} for _ in range(shards)]
         self._channels: dict[tuple[str, int, int], deque[bytes]] = defaultdict(deque)
@@ -124,15 +137,19 @@ class Pipeline:
         # a handover that is too small for what is in flight: some batches are taken from it and some decoded
         handover = Handover(capacity=2)
 
-        def logs() -> EntityLogs:
-            return EntityLogs(Evaluator(), None, 100)
+        for feed in self._feeds:
+            feed.close()
+        self._feeds = []
+
+        def logs(name: str) -> EntityLogs:
+            return EntityLogs(Evaluator(), None if self._store is None else self._feed(name, self._store), self._cache_entries)
 
         self.ingest = [
             Ingest(
                 self.codec,
                 Validator(),
                 ENRICHER,
-                logs(),
+                logs("cards"),
                 CATALOGUE,
                 handover,
                 shards=self.shards,
@@ -144,7 +161,7 @@ class Pipeline:
             )
             for _ in range(self.shards)
         ]
-        self.observe = [Observe(logs(), Evaluator()) for _ in range(self.shards)]
+        self.observe = [Observe(logs("entities"), Evaluator()) for _ in range(self.shards)]
         self.infer = [
             Infer(
                 self.codec,
@@ -159,6 +176,26 @@ class Pipeline:
             )
             for _ in range(self.shards)
         ]
+        for shard in range(self.shards):
+            self.ingest[shard].own([shard])
+            self.observe[shard].own([shard])
+
+    def _feed(self, name: str, store: MemoryOnlineStore) -> OnlineFeed:
+        """One whose writes :meth:`heal` makes."""
+        self._clock_s += 1
+        writer = BufferedWriter(store, int(self._clock_s), clock=lambda: self._clock_s)
+        healing = Healing(store, name, 2 * self.shards, clock=lambda: self._clock_s)
+        self._feeds.append(OnlineFeed(writer, interval_s=threading.TIMEOUT_MAX, healing=healing))
+        return self._feeds[-1]
+
+    def heal(self) -> None:
+        """Give each operator one of its turns."""
+        self._clock_s += 1
+        for shard in range(self.shards):
+            self.ingest[shard].heal(shard, self.maps[shard])
+            self.observe[shard].heal(shard, self.maps[shard])
+        for feed in self._feeds:
+            feed._write()
 
     def checkpoint(self) -> list[OutRow]:
         """What an aligned checkpoint does: everything that was sent before it passes through, then every state is kept."""
@@ -189,6 +226,8 @@ class Pipeline:
             ready = [channel for channel, queue in self._channels.items() if queue]
             if not ready:
                 break
+            if self._store is not None and self._random.random() < 0.1:
+                self.heal()
             stage, _, shard = channel = self._random.choice(ready)
             payload = self._channels[channel].popleft()
             if stage == "observe":

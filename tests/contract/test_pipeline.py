@@ -13,6 +13,7 @@ from flink_jobs.reemit import entity_of
 from flink_jobs.refusals import RefusalLimits, TooManyRefused
 from fraud.events import Label, Transaction
 from serving import ledger
+from tests.online_store_contract import MemoryOnlineStore
 from training import backfill, ledger_history
 from training.parity import bits_differ
 
@@ -47,11 +48,12 @@ def _history(pipeline: Pipeline, rows: list[OutRow]) -> ledger_history.LedgerHis
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("crash_every", [None, 3])
-def test_the_stream_equals_the_backfill_in_ledger_order_bit_for_bit(seed: int, crash_every: int | None) -> None:
-    """Whatever the order of delivery, and with every operator restored from its state again and again."""
+@pytest.mark.parametrize("crash_every", [None, 3, 12])
+@pytest.mark.parametrize("cache_entries", [100, 2])
+def test_the_stream_equals_the_backfill_in_ledger_order_bit_for_bit(seed: int, crash_every: int | None, cache_entries: int) -> None:
+    """Whatever the order of delivery, with every operator restored from its state again and again, and with too small a cache."""
     rng = random.Random(seed)
-    pipeline = Pipeline(shards=3, seed=seed)
+    pipeline = Pipeline(shards=3, seed=seed, store=(store := MemoryOnlineStore()), cache_entries=cache_entries)
     records = _records(pipeline, rng, 300)
     rows = run_through(pipeline, records, rng, crash_every=crash_every)
     history = _history(pipeline, rows)
@@ -63,6 +65,14 @@ def test_the_stream_equals_the_backfill_in_ledger_order_bit_for_bit(seed: int, c
     assert not bits_differ(result.features, history.recorded).any()
     assert np.array_equal(result.seqs, history.event_seqs)
     assert np.array_equal(result.label_seqs, history.label_seqs)
+    for _ in range(20):
+        pipeline.heal()
+    assert store.look_up([]).health.is_whole
+    for key, state in (entry for maps in pipeline.maps for name in ("cards", "entities") for entry in maps[name].items()):
+        if (entity := entity_of(key)) is not None:
+            (copied,) = store.read([entity])
+            assert copied is not None
+            assert copied.state == state
 
 
 def test_a_wrong_number_in_the_ledger_is_noticed() -> None:

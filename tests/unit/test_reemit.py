@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from flink_jobs.known_entities import KnownEntities
 from flink_jobs.reemit import BUSY_MS, IDLE_MS, SLICE_ROWS, Reemission, entity_of, map_key
 from fraud.events import Kind, Transaction
 from fraud.kernel import empty_state
@@ -33,7 +34,9 @@ class Rig:
         self.healing = Healing(self.store, "cards", 1, clock=self.clock)
         self.feed = OnlineFeed(self.writer, interval_s=threading.TIMEOUT_MAX, healing=self.healing)
         self.feed.own([SHARD])
-        self.reemission = Reemission(self.feed, clock=self.clock)
+        self.known = KnownEntities()
+        self.known.own([SHARD])
+        self.reemission = Reemission(self.feed, self.known, clock=self.clock)
         self.states = DictMap()
 
     def clock(self) -> float:
@@ -84,6 +87,15 @@ def fill(states: DictMap, count: int) -> dict[tuple[int, str], StoredState]:
     return {(CARD, f"bank|{n:05d}"): StoredState(STATES[n % 3], n % 3 + 1, 1_700_000_000_000 + n % 3) for n in range(count)}
 
 
+def test_who_has_read_everything_knows_who_is_new(rig: Rig) -> None:
+    expected = fill(rig.states, 3 * SLICE_ROWS + 1)
+    rig.write()
+    assert not rig.known.is_new(CARD, "bank|a stranger before the reading")
+    rig.heal()
+    assert not any(rig.known.is_new(*entity) for entity in expected)
+    assert rig.known.is_new(CARD, "bank|a stranger")
+
+
 def test_every_state_of_the_shard_comes_back_and_then_nothing_is_wanted(rig: Rig) -> None:
     expected = fill(rig.states, 3 * SLICE_ROWS + 1)
     rig.write()
@@ -114,7 +126,7 @@ def test_a_turn_ends_when_its_time_is_over(rig: Rig) -> None:
     fill(rig.states, 10 * SLICE_ROWS)
     rig.write()
     ticks = iter(range(1_000))
-    rig.reemission = Reemission(rig.feed, clock=lambda: float(next(ticks)))
+    rig.reemission = Reemission(rig.feed, rig.known, clock=lambda: float(next(ticks)))
     for turn in range(1, 4):
         assert rig.turn() == BUSY_MS
         rig.write()
