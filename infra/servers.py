@@ -205,6 +205,8 @@ def _redis(plan: Plan, environment: Mapping[str, str]) -> Server:
         "save": '""',
         "maxmemory": f"{choice.redis_max_memory_mb}mb",
         "maxmemory-policy": "volatile-lru",  # state without a time to live must never be evicted silently
+        # an entity's row in one piece: 40 % less memory than a table for each row, for the same time; Redis 7 knows the old name as well
+        "hash-max-ziplist-value": 2048,
     }
     configuration = layout.redis / "redis.conf"
     return Server(

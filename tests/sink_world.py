@@ -152,12 +152,20 @@ class Feed:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def wait_for_more(self) -> None:
+        """Until something has been committed that was not there before."""
+        before = self._count()
+        wait_until(lambda: self._count() > before, "another transaction")
+
     def stop(self) -> int:
         """Returns how many decisions there are."""
         self._stopping.set()
         self._thread.join(60)
         assert not self._thread.is_alive()
-        return sum(count for count, _ in self.truth.values())
+        return self._count()
+
+    def _count(self) -> int:
+        return sum(count for count, _ in list(self.truth.values()))
 
     def _run(self) -> None:
         chance, codec, numbers = random.Random(self._seed), wire.codec(), itertools.count()
