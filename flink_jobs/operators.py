@@ -25,12 +25,13 @@ from serving import ledger, logs
 from serving.clock import now_ms
 from serving.stream_metrics import StreamMetrics, process_exporter
 
-__all__ = ["FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator"]
+__all__ = ["GATHERED", "SOURCES", "TOPICS", "FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator", "name_of"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
 SWITCH_INTERVAL_S = 0.002
 GATHERED = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
 SOURCES = (*GATHERED, *ingest.CONTROL)
+TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 
 
 class FlinkMap:
@@ -197,12 +198,28 @@ class ObserveOperator(_CopiedShell):
 
 
 class InferOperator(_Shell):
-    """Parts in, output records out, a row each: ``(topic, key, value)``."""
+    """Parts in; the records of a batch out, in one row: coming back for each of them we would wait for the interpreter each time.
+
+    ``names`` and ``vs`` are the columns of that row, see :func:`name_of`.  Strings and bytes only: of an array of rows, PyFlink's
+    converter of thread mode makes as many times the last one.
+    """
 
     maps = infer.MAPS
     build = staticmethod(assembly.build_infer)
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:  # noqa: ARG002
         shard, _, payload = value
-        for out in self._core.process(shard, bytes(payload), self._maps):
-            yield Row(*out)
+        records = self._core.process(shard, bytes(payload), self._maps)
+        if records:
+            yield Row([name_of(n, record.topic, record.key) for n, record in enumerate(records)], [record.value for record in records])
+
+
+def name_of(position: int, topic: str, key: bytes | None) -> str:
+    """What SQL makes topic and key of a record of: a digit for the topic, "+" with a key or "-" without, six digits, the key.
+
+    The position tells two records of one key apart, since names are the keys of a map there.
+    """
+    return f"{_NUMBER_OF[topic]}{'-' if key is None else '+'}{position:06d}{'' if key is None else key.decode()}"
+
+
+_NUMBER_OF = {topic: number for number, topic in enumerate(TOPICS)}

@@ -26,7 +26,7 @@ from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
 from flink_jobs.ingest import CONTROL
-from flink_jobs.operators import GATHERED, SOURCES, InferOperator, IngestOperator, ObserveOperator
+from flink_jobs.operators import GATHERED, SOURCES, TOPICS, InferOperator, IngestOperator, ObserveOperator
 from flink_jobs.settings import JOB_NAME, JobSettings
 from flink_jobs.shards import shard_keys
 from flink_jobs.submission import lay_out
@@ -39,13 +39,12 @@ __all__ = ["Operators", "build", "prepare", "submit"]
 _LONGS = Types.OBJECT_ARRAY(Types.LONG())
 _BATCH = Types.ROW([Types.INT(), Types.ROW([Types.INT(), INTS, INTS, _LONGS, _LONGS, BLOBS, BLOBS])])
 _PART = Types.ROW([Types.INT(), Types.ROW([Types.INT(), Types.STRING(), BYTES])])
-_OUT = Types.ROW_NAMED(["topic", "k", "v"], [Types.STRING(), BYTES, BYTES])
+_OUT = Types.ROW_NAMED(["names", "vs"], [Types.OBJECT_ARRAY(Types.STRING()), BLOBS])
 
 _TIMESTAMP_MS = "EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts)"
 
 # what arrives is gathered for ``batch_ms`` anyway; a fetch for each record kept broker and source busy with themselves
 _FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "20"}
-_LEDGER_TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 
 
 def _options(settings: JobSettings) -> dict[str, object]:
@@ -188,12 +187,20 @@ def _write(table_env: StreamTableEnvironment, scored: DataStream, settings: JobS
     at_least_once = {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "2"}
     sink_table(table_env, "fast_lane", ledger.FAST_LANE, settings, at_least_once)
     # nobody sees a record before its checkpoint: full requests cost the broker half as much as a hundred small ones a second
-    sink_table(table_env, "ledger", ";".join(_LEDGER_TOPICS), settings, {**exactly_once(settings), "properties.linger.ms": "50"})
+    sink_table(table_env, "ledger", ";".join(TOPICS), settings, {**exactly_once(settings), "properties.linger.ms": "50"})
     statements = table_env.create_statement_set()
-    # a row a record: gathering a batch in one row and unnesting it here copies the whole batch for each of its records
-    statements.add_insert_sql(f"INSERT INTO fast_lane SELECT k, v FROM scored WHERE topic = '{ledger.DECISIONS}'")
-    statements.add_insert_sql("INSERT INTO ledger SELECT k, v, topic FROM settled")
+    # see ``operators.name_of``
+    is_decision = f"SUBSTRING(name, 1, 1) = '{TOPICS.index(ledger.DECISIONS)}'"
+    topic = f"ARRAY[{', '.join(repr(topic) for topic in TOPICS)}][CAST(SUBSTRING(name, 1, 1) AS INT) + 1]"
+    key = "CASE SUBSTRING(name, 2, 1) WHEN '+' THEN CAST(SUBSTRING(name, 9) AS BYTES) END"
+    statements.add_insert_sql(f"INSERT INTO fast_lane SELECT {key}, v FROM {_records('scored')} WHERE {is_decision}")
+    statements.add_insert_sql(f"INSERT INTO ledger SELECT {key}, v, {topic} FROM {_records('settled')}")
     statements.attach_as_datastream()
+
+
+def _records(batches: str) -> str:
+    """A row a record.  Of a map nothing is copied; a column by the index of another would copy its whole array for each record."""
+    return f"(SELECT MAP_FROM_ARRAYS(names, vs) AS records FROM {batches}) CROSS JOIN UNNEST(records) AS record(name, v)"
 
 
 def prepare(settings: JobSettings, operators: Operators = SCORING) -> StreamExecutionEnvironment:
