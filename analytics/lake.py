@@ -132,8 +132,8 @@ class Lake:
             wanted &= pc.field(DAY) <= last_day
         for name in ("transactions", "labels"):
             for batch in self.table(name).to_pyarrow_dataset().to_batches(columns=["record"], filter=wanted):
-                for record in batch.column("record"):
-                    yield TOPIC_OF[name], record.as_py()
+                for record in batch.column("record").to_pylist():
+                    yield TOPIC_OF[name], record
 
     def state(self) -> list[TableState]:
         """What the tables hold."""
