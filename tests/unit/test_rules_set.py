@@ -98,7 +98,9 @@ def test_messages_of_many_events_are_those_of_each_alone(events: list[Any], data
     """Every type of word and kind of format, missing values among them; columns as lists and one that is absent."""
     words = ["{amount_usd}", "{speed:,.1f}", "{country}", "{card_blacklisted}", "{ip_asn}", "{merchant_mcc}", " and "]
     texts = st.lists(st.sampled_from(words), max_size=5).map("".join)
-    rules = rule_set(*(rule(f"r{i}", when="not late_event", message=f"seen {text}") for i, text in enumerate(data.draw(st.lists(texts, max_size=3)))))
+    rules = rule_set(
+        *(rule(f"r{i}", when="not late_event", message=f"seen {text}") for i, text in enumerate(data.draw(st.lists(texts, max_size=3))))
+    )
     usd, speed, countries, listed, networks = zip(*events, strict=True)
     fields = {"country": countries, "card_blacklisted": listed, "ip_asn": networks, "late_event": [False] * len(events)}
     evaluation = rules.evaluate(np.array([usd, speed]).T.copy(), fields)
