@@ -257,9 +257,13 @@ def run(
     """
     count = len(events)
     rows = np.concatenate([events, events[served.rows]]) if len(served.rows) else events
-    features = np.full((len(rows), catalogue.size), np.nan)
+    features = np.empty((len(rows), catalogue.size))
     seqs = np.full((len(Kind), count), -1, dtype=np.int64)
     label_seqs = np.full((len(Kind), len(labels.facts)), -1, dtype=np.int64)
+
+    def begin(part: slice) -> None:
+        features[part] = np.nan
+        all_event_features(rows[part], features[part])
 
     def histories(kind: Kind) -> tuple[Ints, Ints, Ints]:
         label_entity = labels.entities[:, LABELLED.index(kind)] if kind in LABELLED else np.zeros(len(labels.facts), np.int64)
@@ -275,11 +279,11 @@ def run(
         k.replay(rows, labels.facts, items, starts, plan, k.new_scratch(), column, features, seqs[kind], label_seqs[kind])
 
     with ThreadPoolExecutor(threads) as pool:
-        started = [pool.submit(all_event_features, rows, features)]
+        bounds = np.linspace(0, len(rows), _SHARES + 1).astype(int).tolist()
+        list(pool.map(begin, [slice(*ends) for ends in pairwise(bounds)]))
         of_kind = dict(zip(kinds, pool.map(histories, kinds), strict=True))
-        started += [pool.submit(replay, kind, items, share) for kind, (items, starts, _) in of_kind.items() for share in _shares(starts)]
-        for one in started:
-            one.result()
+        shares = [(kind, items, share) for kind, (items, starts, _) in of_kind.items() for share in _shares(starts)]
+        list(pool.map(lambda share: replay(*share), shares))
     if len(erasures.seqs):
         for kind, (items, _, base) in of_kind.items():
             is_event, is_label = (items >= 0) & (items < count), items < 0
