@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analytics.backtest_columns import Anomaly, Decided
+from analytics.backtest_columns import Anomaly, Decided, in_parts
 from analytics.backtest_measures import (
     FRAUD,
     GOOD,
@@ -43,7 +43,6 @@ __all__ = ["Backtest", "Change", "Draft", "Example", "ExtraWindow", "MerchantEff
 Rows = NDArray[np.intp]
 Progress = Callable[[float], None]
 
-_BATCH = 50_000
 _EXAMPLES = 10
 _MERCHANTS = 10
 _OUTCOMES = tuple(outcome.name for outcome in Outcome)
@@ -306,7 +305,7 @@ def _try(
     on_done: Progress,
 ) -> tuple[Draft, Mapping[str, tuple[str, ...]]]:
     trial = _answers(decided, rows, draft, reproduction, on_done)
-    frame = decided.frame.select(_MEASURED)[rows]
+    frame = decided.recorded(_MEASURED, rows)
     before, after = trial.before > Outcome.ALLOW, trial.after > Outcome.ALLOW
     scores = frame["model_score"].fill_null(np.nan).to_numpy()
     looser, stricter = trial.after < trial.before, trial.after > trial.before
@@ -337,19 +336,22 @@ def _try(
 
 
 def _answers(decided: Decided, rows: Rows, draft: RuleSet, reproduction: Reproduction, on_done: Progress) -> _Trial:
-    frame = decided.frame.select("outcome", "model_score", "degraded")[rows]
+    frame = decided.recorded(("outcome", "model_score", "degraded"), rows)
     before = frame["outcome"].replace_strict(_OUTCOMES, list(range(len(_OUTCOMES))), return_dtype=pl.Int8).to_numpy()
     scores = frame["model_score"].fill_null(np.nan).to_numpy()
     down = [sides_down(text) for text in frame["degraded"].to_list()] if frame["degraded"].null_count() < len(rows) else []
     rules_down = np.array([bool(sides & _RULES_DOWN) for sides in down]) if down else np.zeros(len(rows), dtype=np.bool_)
     after, fired = before.copy(), np.zeros((len(draft.active), len(rows)), dtype=np.bool_)
-    for start in range(0, len(rows), _BATCH):
-        part = np.arange(start, min(start + _BATCH, len(rows)))
-        for mine in _alike(part, np.isnan(scores), reproduction.has_anomaly[rows]):
+    without_model, has_anomaly = np.isnan(scores), reproduction.has_anomaly[rows]
+
+    def answer(part: Rows) -> None:
+        for mine in _alike(part, without_model, has_anomaly):
             evaluation = decided.evaluate(draft, rows[mine], _anomaly(decided, rows[mine], reproduction))
             fired[:, mine] = evaluation.fired
-            model = None if np.isnan(scores[mine[0]]) else scores[mine]
+            model = None if without_model[mine[0]] else scores[mine]
             after[mine] = decide(model, evaluation.score, evaluation.floor, size=len(mine)).outcome
+
+    for part, _ in in_parts(np.arange(len(rows)), answer):
         on_done(part[-1] + 1)
     after[rules_down] = before[rules_down]  # they would have been down for the draft too
     fired[:, rules_down] = False

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from analytics.backtest_columns import Anomaly, Decided
+from analytics.backtest_columns import Anomaly, Decided, in_parts
 from analytics.history import HIT_FIELDS
 from fraud.catalogue import CATALOGUE
 from fraud.decide import Outcome, decide
 from fraud.errors import Unavailable
-from fraud.rules import Evaluation, RuleSet, State
+from fraud.rules import Evaluation, RuleSet
 from serving.degraded import sides_down
 from serving.model import Model
 from training.ledger_history import LedgerHistory
@@ -31,7 +33,6 @@ Rows = NDArray[np.intp]
 Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
 
-_BATCH = 50_000  # rows at a time: 65 MB of features, and a progress bar that moves
 _FLOORS = (None, Outcome.CHALLENGE.name, Outcome.DENY.name)
 
 
@@ -122,12 +123,12 @@ def reproduce(
         for name, count in ((rule_set_hash, counts[0]), (model_sha256, counts[1])):
             if name is not None:
                 count[name] = count.get(name, 0) + len(group)
-        for start in range(0, len(group), _BATCH):
-            batch = group[start : start + _BATCH]
-            anomaly = _compare(decided, recorded, batch, rules, model, differences)
+        for part, (anomaly, differing) in in_parts(group, partial(_compare, decided, recorded, rules, model)):
+            for what, mine in differing.items():
+                differences.note(what, mine)
             if anomaly is not None:
-                flag[batch], has_anomaly[batch] = anomaly.flag, True
-            done += len(batch)
+                flag[part], has_anomaly[part] = anomaly.flag, True
+            done += len(part)
             on_done(done)
     return Reproduction(len(rows), differences.listed(), counts[0], counts[1], int(history.blind[rows].sum()), flag, has_anomaly)
 
@@ -163,9 +164,9 @@ class _Recorded:
 
 
 def _compare(
-    decided: Decided, recorded: _Recorded, rows: Rows, rules: RuleSet | None, model: Model | None, differences: _Differences
-) -> Anomaly | None:
-    """Compare some decisions of one rule set and one model with the record; returns what the detector says of them."""
+    decided: Decided, recorded: _Recorded, rules: RuleSet | None, model: Model | None, rows: Rows
+) -> tuple[Anomaly | None, dict[str, Rows]]:
+    """Compare some decisions of one rule set and one model with the record: what the detector says of them, and which differ in what."""
     missing = np.full(len(rows), np.nan)
     raw, calibrated, anomaly = missing, missing, None
     if model is not None:
@@ -186,19 +187,18 @@ def _compare(
         "rules_score": missing if evaluation is None else evaluation.score,
         "score": made.score,
     }
-    for name, values in numbers.items():
-        differences.note(name, rows[bits_differ(values, recorded.numbers[name][rows])])
+    differing = {name: bits_differ(values, recorded.numbers[name][rows]) for name, values in numbers.items()}
     floors = np.zeros(len(rows), np.int8) if evaluation is None else evaluation.floor
     texts = {
         "outcome": pl.Series([outcome.name for outcome in Outcome], dtype=pl.String).gather(made.outcome),
         "floor": pl.Series(_FLOORS, dtype=pl.String).gather(floors),
     }
     for name, texts_again in texts.items():
-        differences.note(name, rows[texts_again.ne_missing(recorded.texts[name].gather(rows)).to_numpy()])
-    differences.note("degraded", rows[_degraded_differ(recorded.degraded.gather(rows), made.degraded)])
-    differences.note("rules that fired", rows[_hits_differ(evaluation, rules, recorded, rows)])
-    differences.note("extra features", rows[_extra_differ(decided, rules, recorded, rows)])
-    return anomaly
+        differing[name] = texts_again.ne_missing(recorded.texts[name].gather(rows)).to_numpy()
+    differing["degraded"] = _degraded_differ(recorded.degraded.gather(rows), made.degraded)
+    differing["rules that fired"] = _hits_differ(evaluation, rules, recorded, rows)
+    differing["extra features"] = _extra_differ(decided, rules, recorded, rows)
+    return anomaly, {what: rows[mask] for what, mask in differing.items()}
 
 
 def _degraded_differ(recorded: pl.Series, again: str | None) -> NDArray[np.bool_]:
@@ -218,28 +218,28 @@ def _hits_differ(evaluation: Evaluation | None, rules: RuleSet | None, recorded:
     same = np.flatnonzero(~differs & (fired > 0))
     if not len(same):
         return differs
-    lengths = fired[same]
-    places = np.repeat(recorded.hit_starts[rows[same]] - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
-    theirs = recorded.hits[places].select(HIT_FIELDS)
-    reasons = evaluation.reasons(same)
-    ours = pl.DataFrame(
-        [
-            (hit.rule_id, hit.reason_code, hit.severity, hit.score, hit.floor, _mode(hit.shadow), hit.message)
-            for hits in reasons
-            for hit in hits
-        ],
-        schema=theirs.schema,
-        orient="row",
-    )
-    unequal = np.zeros(len(places), dtype=np.bool_)
+    hits = evaluation.fired[:, same]
+    which, places = np.nonzero(hits)
+    ranks = np.cumsum(hits, axis=0)[which, places] - 1  # a record lists the rules that fired in the order of the set
+    theirs = recorded.hits[recorded.hit_starts[rows[same]][places] + ranks]
+    ends = np.cumsum(hits.sum(axis=1))
+    written = [evaluation.messages(rule, same[mine]) for rule, mine in enumerate(np.split(places, ends[:-1]))]
+    ours = _hits_of(rules)[which].with_columns(pl.Series("message", list(chain.from_iterable(written)), dtype=pl.String))
     for name in HIT_FIELDS:
-        unequal |= ours[name].ne_missing(theirs[name]).to_numpy()
-    differs[np.repeat(same, lengths)[unequal]] = True
+        differs[same[places[ours[name].ne_missing(theirs[name]).to_numpy()]]] = True
     return differs
 
 
-def _mode(is_shadow: bool) -> str:
-    return State.SHADOW.value if is_shadow else State.ENABLED.value
+def _hits_of(rules: RuleSet) -> pl.DataFrame:
+    """What a hit of each rule that is not disabled says beside its message."""
+    return pl.DataFrame(
+        [
+            (rule.id, rule.reason_code, rule.severity.value, rule.score, None if rule.floor is None else rule.floor.name, rule.state.value)
+            for rule in rules.active
+        ],
+        schema={name: pl.Float64 if name == "score" else pl.String for name in HIT_FIELDS if name != "message"},
+        orient="row",
+    )
 
 
 def _extra_differ(decided: Decided, rules: RuleSet | None, recorded: _Recorded, rows: Rows) -> NDArray[np.bool_]:

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import chdb
 
 from analytics.accounts import Account, ReaderLimits
-from analytics.statements import ClickHouseError, format_of, needs_session, refusal_for_reader, returns_rows
+from analytics.statements import ClickHouseError, Insert, format_of, needs_session, refusal_for_reader, returns_rows
 
 __all__ = ["Engine", "EngineSettings", "InsertStream", "Question", "Rows"]
 
@@ -100,14 +101,14 @@ class Engine:
             counts = {"read_rows": result.rows_read(), "read_bytes": result.bytes_read(), "written_rows": result.rows_written()}
             return Rows(format_, iter([result.bytes()]), counts)
 
-    def insert(self, head: str, format_: str, question: Question) -> InsertStream:
+    def insert(self, insert: Insert, question: Question) -> InsertStream:
         """Begin an insert whose data comes in pieces."""
         connection = self._connect(question)
         try:
-            return InsertStream(connection, connection.send_insert(head, format_))
-        except Exception as error:
+            return InsertStream(connection, insert, TemporaryFile(buffering=0, dir=self._path))
+        except OSError as error:
             connection.close()
-            raise ClickHouseError.of(error) from error
+            raise _no_room(error) from error
 
     def _connect(self, question: Question) -> Any:
         reads_only = question.account.reads_only or question.read_only
@@ -147,33 +148,43 @@ class Engine:
 
 
 class InsertStream:
-    """Data of one insert on its way; what is not finished is not there (up to a block of the engine's)."""
+    """Data of one insert on its way; what is not finished is not there.
 
-    def __init__(self, connection: Any, inserter: Any) -> None:
+    It is gathered in a file without a name, and read from there by a statement: the engine's own stream of an insert says of a block
+    that it could not write, because the disk is full or a constraint is violated, that it was written.
+    """
+
+    def __init__(self, connection: Any, insert: Insert, gathered: IO[bytes]) -> None:
         self._connection = connection
-        self._inserter = inserter
+        self._insert = insert
+        self._gathered = gathered
 
     def append(self, data: bytes) -> None:
-        """Hand over the next bytes; raises ClickHouseError."""
+        """Take the next bytes; raises ClickHouseError."""
         try:
-            self._inserter.append(data)
-        except Exception as error:
-            raise ClickHouseError.of(error) from error
+            self._gathered.write(data)
+        except OSError as error:
+            raise _no_room(error) from error
 
     def finish(self) -> dict[str, int]:
-        """Commit; returns what was written.  Raises ClickHouseError."""
+        """Write them all; returns how much was written.  Raises ClickHouseError."""
+        source = f"FROM INFILE '/dev/fd/{self._gathered.fileno()}'"
         try:
-            done = self._inserter.finish()
+            done = self._connection.query(f"{self._insert.head} {source} {self._insert.settings} FORMAT {self._insert.format}")
         except Exception as error:
             raise ClickHouseError.of(error) from error
         finally:
-            self._connection.close()
-        return {"written_rows": done.rows_written, "written_bytes": done.bytes_written}
+            self.cancel()
+        return {"written_rows": done.rows_written(), "written_bytes": done.bytes_written()}
 
     def cancel(self) -> None:
         """Forget it; harmless after ``finish``."""
-        self._inserter.cancel()
+        self._gathered.close()
         self._connection.close()
+
+
+def _no_room(error: OSError) -> ClickHouseError:
+    return ClickHouseError(243, "NOT_ENOUGH_SPACE", str(error))
 
 
 def _streamed(connection: Any, sql: str, format_: str, parameters: dict[str, str] | None) -> Iterator[bytes]:

@@ -35,6 +35,8 @@ KEPT_DAYS = 90
 TRAVEL_HOURS = 7 * 24  # how far back older versions stay readable
 _SMALL_FILES = 32  # of one day and table, before they are made one
 _FAILURES = (DeltaError, OSError)
+# An application transaction of the table of transactions: whether files still hold rows that an erasure has deleted from the tables.
+_ERASURE, _FILES_GONE, _FILES_LEFT = "erasure", 0, 1
 _CONFIGURATION: dict[str, str | None] = {
     "delta.deletedFileRetentionDuration": f"interval {TRAVEL_HOURS} hours",
     # least and greatest values stand in the log, which no erasure rewrites: never those of an identity
@@ -132,8 +134,8 @@ class Lake:
             wanted &= pc.field(DAY) <= last_day
         for name in ("transactions", "labels"):
             for batch in self.table(name).to_pyarrow_dataset().to_batches(columns=["record"], filter=wanted):
-                for record in batch.column("record"):
-                    yield TOPIC_OF[name], record.as_py()
+                for record in batch.column("record").to_pylist():
+                    yield TOPIC_OF[name], record
 
     def state(self) -> list[TableState]:
         """What the tables hold."""
@@ -156,9 +158,12 @@ class Lake:
         return sum(self._try(self.table(name).delete, f"{DAY} < '{first.isoformat()}'")["num_deleted_rows"] for name in SCHEMAS)
 
     def vacuum(self, *, travel_hours: int = TRAVEL_HOURS) -> int:
-        """Remove files that no version of the last ``travel_hours`` needs; returns how many. Older versions are gone with them."""
+        """Remove files that no version of the last ``travel_hours`` needs; returns how many. Older versions are gone with them.
+
+        So is what a killed run has written and not committed (``full``).
+        """
         return sum(
-            len(self._try(self.table(name).vacuum, retention_hours=travel_hours, dry_run=False, enforce_retention_duration=False))
+            len(self._try(self.table(name).vacuum, travel_hours, dry_run=False, enforce_retention_duration=False, full=True))
             for name in SCHEMAS
         )
 
@@ -180,9 +185,19 @@ class Lake:
             return 0
         theirs = f"tenant_id = {_quoted(tenant_id)} AND decision_id IN ({', '.join(map(_quoted, decision_ids))})"
         # transactions last: that is where an interrupted erasure finds the rest
-        went = [self._try(self.table(name).delete, theirs)["num_deleted_rows"] for name in ("ml_features", "labels", "transactions")]
+        for name in ("ml_features", "labels"):
+            self._try(self.table(name).delete, theirs)
+        went = self._try(self.table("transactions").delete, theirs, commit_properties=_erasure(_FILES_LEFT))["num_deleted_rows"]
+        self.finish_erasure()
+        return int(went)
+
+    def finish_erasure(self) -> None:
+        """Remove the files of what was deleted from the tables, unless that is done; a run that was killed leaves it to the next."""
+        if self.table("transactions").transaction_version(_ERASURE) != _FILES_LEFT:
+            return
         self.vacuum(travel_hours=0)
-        return int(went[-1])
+        table = self.table("transactions")
+        self._try(table.create_write_transaction, [], "append", table.schema(), [DAY], commit_properties=_erasure(_FILES_GONE))
 
     # -------------------------------------------------------------------------------------------------------------------------
 
@@ -206,6 +221,10 @@ class Lake:
             return call(*arguments, **options)
         except _FAILURES as error:
             raise Unavailable("lake", str(error)[:500]) from error
+
+
+def _erasure(state: int) -> CommitProperties:
+    return CommitProperties(app_transactions=[Transaction(_ERASURE, state)])
 
 
 def _application(place: Place) -> str:

@@ -41,6 +41,7 @@ def sync(bootstrap_servers: str, codec: Codec, lake: Lake, on_behind: Callable[[
         Unavailable: Kafka or the storage does not answer; what was committed stays, and the next run goes on from there.
     """
     lake.prepare()
+    lake.finish_erasure()
     ids = topic_ids(bootstrap_servers, TOPICS)
     ends = ledger.end_offsets(bootstrap_servers, TOPICS)
     places = [Place(end.topic, ids[end.topic], end.partition) for end in ends]

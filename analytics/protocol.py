@@ -147,7 +147,7 @@ class _Protocol:
         return self._accounts.authenticate(name, password)
 
     async def _insert(self, insert: Insert, question: Question, body: _Body, asked: str) -> dict[str, int]:
-        stream = await asyncio.to_thread(self._engine.insert, insert.head, insert.format, question)
+        stream = await asyncio.to_thread(self._engine.insert, insert, question)
         try:
             if asked:
                 await asyncio.to_thread(stream.append, asked[insert.data_at :].encode())

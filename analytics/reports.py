@@ -37,22 +37,35 @@ class Reports:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, report: Report, article: str) -> None:
-        """Keep a report; its line is written last, so that a list never names an article that is not there."""
+    def add(self, report: Report, article: str, *, kept: int) -> None:
+        """Keep a report and only the newest ``kept``; its line is written last, so that a list never names an article that is not there."""
         write_atomically(self._folder / f"{report.name}.html", article)
         write_atomically(self._folder / f"{report.name}.json", json.dumps(asdict(report)))
+        for article_file in sorted(self._folder.glob("*.html"))[:-kept]:
+            article_file.with_suffix(".json").unlink(missing_ok=True)
+            article_file.unlink(missing_ok=True)
 
     def list(self) -> list[Report]:
         """All of them, the newest first."""
-        return [self._read(path) for path in sorted(self._folder.glob("*.json"), reverse=True)]
+        found = [self._read(path) for path in sorted(self._folder.glob("*.json"), reverse=True)]
+        return [report for report in found if report is not None]
 
     def find(self, name: str) -> tuple[Report, str] | None:
         """A report and its article; None when there is none of that name, or it is no name."""
         path = self._folder / f"{name}.json"
-        if _NAME.fullmatch(name) is None or not path.exists():
-            return None
-        return self._read(path), path.with_suffix(".html").read_text(encoding="utf-8")
+        report = self._read(path) if _NAME.fullmatch(name) is not None else None
+        article = None if report is None else _text(path.with_suffix(".html"))
+        return None if report is None or article is None else (report, article)
 
     @staticmethod
-    def _read(path: Path) -> Report:
-        return Report(**json.loads(path.read_text(encoding="utf-8")))
+    def _read(path: Path) -> Report | None:
+        line = _text(path)
+        return None if line is None else Report(**json.loads(line))
+
+
+def _text(path: Path) -> str | None:
+    """What a file says; None when there is none, which a report becomes while somebody looks."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None

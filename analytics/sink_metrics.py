@@ -1,4 +1,4 @@
-"""What the sink tells Prometheus, read from its report when somebody asks; names are those of ``serving.metrics``."""
+"""What the sink tells Prometheus, read from its report and its watch when somebody asks; names are those of ``serving.metrics``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from analytics.deletions import DeletionWatch
 from analytics.sink import Report
 from serving.metrics import metric
 
@@ -14,10 +15,11 @@ __all__ = ["SinkCollector"]
 
 
 class SinkCollector(Collector):
-    """Turns the report of a sink into families."""
+    """Turns the report of a sink, and what is seen of its deletions, into families."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, deletions: DeletionWatch) -> None:
         self._report = report
+        self._deletions = deletions
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise collect once to find the names."""
@@ -27,6 +29,7 @@ class SinkCollector(Collector):
         report = self._report
         yield _family("fraud_sink_rows_total", report.rows)
         yield _family("fraud_sink_erased_rows_total", report.erased)
+        yield _family("fraud_sink_failing_deletions", self._deletions.failing)
         yield _family("fraud_sink_rejected_records_total", report.rejected)
         yield _family("fraud_sink_batches_total", report.batches)
         yield _family("fraud_sink_failures_total", report.failures)

@@ -16,8 +16,8 @@ _NAME = r"(?:`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\"|\w+)"
 _FIRST_WORD = re.compile(_SKIPPED + r"(\(*\s*\w+)", re.DOTALL)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 _INSERT = re.compile(
-    rf"(?P<head>{_SKIPPED}INSERT\s+INTO\s+(?:TABLE\s+)?{_NAME}(?:\s*\.\s*{_NAME})?\s*(?:\([^)]*\))?\s*(?:SETTINGS\s+[^\n]*?)?)"
-    r"\s*\bFORMAT\s+(?P<format>\w+)[ \t]*;?(?:\r?\n|$|[ \t]*)",
+    rf"(?P<head>{_SKIPPED}INSERT\s+INTO\s+(?:TABLE\s+)?{_NAME}(?:\s*\.\s*{_NAME})?\s*(?:\([^)]*\))?)"
+    r"\s*(?P<settings>(?:SETTINGS\s+[^\n]*?)?)\s*\bFORMAT\s+(?P<format>\w+)[ \t]*;?(?:\r?\n|$|[ \t]*)",
     re.IGNORECASE | re.DOTALL,
 )
 _SESSION = re.compile(
@@ -54,9 +54,10 @@ class ClickHouseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """``INSERT INTO …`` without its format; ``data_at`` is where its data begins in the text."""
+    """``INSERT INTO …`` with its ``SETTINGS …`` ("" = none) and its format apart; ``data_at`` is where its data begins in the text."""
 
     head: str
+    settings: str
     format: str
     data_at: int
 
@@ -64,7 +65,7 @@ class Insert:
 def split_insert(text: str) -> Insert | None:
     """The head of an insert whose data follows in a format; None for any other statement, ``VALUES`` and ``SELECT`` included."""
     found = _INSERT.match(text)
-    return Insert(found["head"].strip(), found["format"], found.end()) if found else None
+    return Insert(found["head"].strip(), found["settings"].strip(), found["format"], found.end()) if found else None
 
 
 def format_of(text: str) -> str | None:

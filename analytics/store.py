@@ -50,6 +50,10 @@ LEFT JOIN
     WHERE (tenant_id, decision_id) IN (SELECT tenant_id, decision_id FROM theirs)
 ) AS d ON d.tenant_id = t.tenant_id AND d.decision_id = t.decision_id AND d.version = t.version
 """
+_FAILING = """
+SELECT table, count() FROM system.mutations
+WHERE database = currentDatabase() AND NOT is_done AND latest_fail_reason != '' GROUP BY table
+"""
 _POSITION = {**ROW, "kind": pl.String, "key": pl.String, "seq": pl.Int64}
 
 
@@ -158,6 +162,10 @@ class Store:
         except FAILURES as error:
             raise self._lost(error) from error
 
+    def failing_deletions(self) -> dict[str, int]:
+        """How many deletions the engine has tried and could not do, by table."""
+        return dict.fromkeys(_HOLD_A_SUBJECT, 0) | dict(self._frame(_FAILING, {}, {"table": pl.String, "count": pl.Int64}).iter_rows())
+
     def close(self) -> None:
         """Let go of the connection."""
         if self._client is not None:
@@ -168,7 +176,10 @@ class Store:
         """Most often there is nothing, and a mutation would be one for every part all the same."""
         count = int(self._open().query(f"SELECT count() FROM ({stale})").result_rows[0][0])
         if count:
-            self._open().command(f"ALTER TABLE {table} DELETE WHERE (tenant_id, decision_id, version) IN ({stale})")
+            # not waited for, whatever the engine's version does by itself: one that fails must not hold up what everybody else decides
+            self._open().command(
+                f"ALTER TABLE {table} DELETE WHERE (tenant_id, decision_id, version) IN ({stale}) SETTINGS mutations_sync = 0"
+            )
         return count
 
     def _frame(self, sql: str, parameters: Mapping[str, object], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:

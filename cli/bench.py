@@ -26,6 +26,11 @@ _API = """\
 Find the rate that one API process holds, and the latency at 300 decisions/s: open-loop load from this process, counted from when each
 request was due, with the running job behind it.  Starts what is not running.  Exit status 1 when the promise is not kept.
 """
+_BACKTEST = """\
+How long `rules backtest` takes, with a window that nobody has computed, over a generated ledger: reading, recomputing, reproducing to the
+bit, trying the draft.  A broker's part is not in it.  Needs a model (the first `up` trains one), and nothing that runs.  Exit status 1
+when production is not reproduced, or slower than a million decisions in 30 s.
+"""
 _PEERS = """\
 Have bytewax, Quix Streams, Spark structured streaming and our own job work off the same prepared topic, one after the other on two
 cores, with the same features, model and rules, and check every feature of every decision.  The first use installs the peers into an
@@ -42,6 +47,7 @@ phantom, gap, diff, inversion.  Exit status 1 unless all are 0 and every kill wa
 """
 
 _PROMISED_ROWS_PER_S, _PROMISED_DELAY_S = 20_000, 5.0
+_PROMISED_BACKTEST_PER_S = 1_000_000 / 30
 
 
 def register(commands: Commands) -> None:
@@ -55,6 +61,8 @@ def register(commands: Commands) -> None:
     stream.add_argument("--backlog", type=int, default=60_000, metavar="N", help="events sent at once (default 60000)")
     features = add_command(bench, "features", _features, "cost an event of kernel, inference, Avro and states", description=_FEATURES)
     features.add_argument("--events", type=int, default=20_000, metavar="N", help="transactions to measure over (default 20000)")
+    backtest = add_command(bench, "backtest", _backtest, "decisions a second through rules backtest", description=_BACKTEST)
+    backtest.add_argument("--events", type=int, default=100_000, metavar="N", help="decisions of the ledger (default 100000)")
     stream.add_argument(
         "--mode-events",
         type=int,
@@ -113,21 +121,15 @@ def _print_stream(result: dict[str, Any]) -> None:
 
 def _features(arguments: argparse.Namespace) -> int:
     from infra import bench_features  # noqa: PLC0415 - help works without any package
-    from infra.application import enricher_of  # noqa: PLC0415
-    from infra.first_model import ensure_model  # noqa: PLC0415
-    from infra.scoring_job import models_dir  # noqa: PLC0415
+    from infra.bench_basis import model_and_enricher  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.clock import now_ms  # noqa: PLC0415
-    from serving.model import load_model  # noqa: PLC0415
 
     if arguments.events < 1_000:
         print_error("--events is at least 1000")
         return MISUSE
     say = stopwatch()
-    stack = Stack()
-    folder = models_dir(stack.plan.layout)
-    enricher = enricher_of(stack)
-    model = load_model(folder, ensure_model(folder, lambda: enricher, say))
+    model, enricher = model_and_enricher(Stack(), say)
     start_ms = now_ms() - 86_400_000
     result = bench_features.run(model, enricher, events=arguments.events, start_ms=start_ms, say=say)
     report(result, as_json=arguments.json, people=lambda: _print_features(result))
@@ -143,6 +145,30 @@ def _print_features(result: dict[str, Any]) -> None:
         if "_us" in name
     ]
     print_table(("part", "CPU us", ""), rows)
+
+
+def _backtest(arguments: argparse.Namespace) -> int:
+    from infra import bench_backtest  # noqa: PLC0415 - help works without any package
+    from infra.bench_basis import model_and_enricher  # noqa: PLC0415
+    from infra.stack import Stack  # noqa: PLC0415
+    from serving.clock import now_ms  # noqa: PLC0415
+
+    if arguments.events < 1_000:
+        print_error("--events is at least 1000")
+        return MISUSE
+    say, stack = stopwatch(), Stack()
+    model, enricher = model_and_enricher(stack, say)
+    home = stack.layout.home
+    result = bench_backtest.run(model, enricher, events=arguments.events, start_ms=now_ms(), folder=home, say=say)
+    report(result, as_json=arguments.json, people=lambda: _print_backtest(result))
+    return GOOD if result["reproduced"] and result["decisions_per_s"] >= _PROMISED_BACKTEST_PER_S else FINDING
+
+
+def _print_backtest(result: dict[str, Any]) -> None:
+    what = "all reproduced to the bit" if result["reproduced"] else "NOT all reproduced"
+    print_lines([f"{result['decisions']:,} decisions in {result['seconds']} s, {result['decisions_per_s']:,} a second, {what}"])
+    rows = [(name, one["seconds"], one["cpu_us_per_decision"]) for name, one in result["stages"].items()]
+    print_table(("stage", "s", "CPU us a decision"), rows)
 
 
 def _api(arguments: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def keep_report(plan: Plan, result: Backtest) -> str:
     """Put the report where the pages show it; returns its name."""
     reproduction = result.reproduction
     report = Report(now_ms(), result.rule_set_hash, result.first_event_ms, result.last_event_ms, reproduction.compared, reproduction.equal)
-    Reports(plan.layout.reports).add(report, article_of(result))
+    Reports(plan.layout.reports).add(report, article_of(result), kept=plan.settings.backtest_reports)
     return report.name
 
 

@@ -22,21 +22,17 @@ from confluent_kafka import KafkaException, Producer
 from analytics.connection import connect
 from fraud.errors import Unavailable
 from fraud.events import decision_id
-from infra import scoring_job
-from infra.application import codec_of, enricher_of
-from infra.bench_basis import Traffic, machine
+from infra.application import codec_of
+from infra.bench_basis import Traffic, machine, model_and_enricher
 from infra.bench_features import decide
-from infra.first_model import ensure_model
 from infra.house import ensure_schema, wait_until_caught_up
 from infra.house_access import house_settings
-from infra.layout import Layout
 from infra.ports import HOST
 from infra.settings import StackSettings
 from infra.stack import Stack
 from serving import ledger
 from serving.clock import now_ms
 from serving.codec import Codec
-from serving.model import load_model
 from serving.records import Decision
 
 __all__ = ["SinkBenchOptions", "run"]
@@ -66,9 +62,7 @@ def run(home: Path, options: SinkBenchOptions, say: Say) -> dict[str, Any]:
     Raises:
         Unavailable: a server does not start, or the sink does not keep up at all.
     """
-    models = scoring_job.models_dir(Layout(home))
-    enricher = enricher_of(Stack(home))
-    model = load_model(models, ensure_model(models, lambda: enricher, say))
+    model, enricher = model_and_enricher(Stack(home), say)
     transactions = Traffic.before(now_ms(), _SEED).payments(_DECIDED)
     for tx in transactions:
         enricher.enrich(tx)

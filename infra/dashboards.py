@@ -394,6 +394,14 @@ HEALTH = Dashboard(
                     "cps",
                     "Attempts that are made again, and records that cannot be read.",
                 ),
+                Panel(
+                    "Sink: deletions that fail",
+                    "timeseries",
+                    (Query("max by (table) (fraud_sink_failing_deletions)", "{{table}}"),),
+                    "short",
+                    "Deletions of erased rows that ClickHouse has tried and could not do; it tries them again.",
+                    ((0.0, BLUE), (1.0, VERMILLION)),
+                ),
             ),
         ),
         (

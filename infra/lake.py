@@ -52,6 +52,7 @@ def tidy_lake(layout: Layout) -> Tidied:
     """Delete what is kept no longer, join small files and free what nobody needs; raises Unavailable."""
     lake = lake_of(layout)
     with _alone(layout):
+        lake.finish_erasure()
         expired = lake.expire(datetime.fromtimestamp(now_ms() / 1_000, UTC).date())
         return Tidied(expired, sum(lake.compact().values()), lake.vacuum())
 

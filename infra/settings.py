@@ -58,6 +58,7 @@ class StackSettings(BaseSettings):
     clickhouse_port: int = Field(default=8123, ge=0, le=65535)
     clickhouse_max_memory_mb: int = Field(default=2048, ge=512)
     sink_metrics_port: int = Field(default=0, ge=0, le=65535)
+    backtest_reports: int = Field(default=200, ge=1)  # the newest are kept, some 20 KB each
 
     taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
     # the parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and each subtask needs one

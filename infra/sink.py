@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from analytics.deletions import DeletionWatch
 from analytics.sink import Sink, SinkSettings
 from analytics.sink_metrics import SinkCollector
 from analytics.store import Store
@@ -41,10 +42,13 @@ def main(home: str) -> None:
     codec = _codec(plan, stopping)
     if codec is None:
         return
-    store = Store(house_settings(plan))
+    house = house_settings(plan)
+    store = Store(house)
     sink = Sink(SinkSettings(plan.addresses.bootstrap_servers), codec, store, stopping)
+    deletions = DeletionWatch(Store(house))
+    threading.Thread(target=deletions.run, args=(stopping,), name="deletions", daemon=True).start()
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(SinkCollector(sink.report))
+    registry.register(SinkCollector(sink.report, deletions))
     ProcessCollector(registry=registry)
     folder = ExporterSettings(host=HOST, port=plan.settings.sink_metrics_port, folder=plan.layout.metrics, node="sink")
     serve(registry, folder, prefix="sink")

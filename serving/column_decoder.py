@@ -48,20 +48,22 @@ class ColumnDecoder:
             InvalidEvent: one of them is bad; the same error as the codec's.
             Unavailable: the registry does not answer.
         """
-        ids = np.fromiter((writer_id(value, self._codec.max_value_bytes) for value in values), dtype=np.int64, count=len(values))
+        framed = _Framed(values)
+        ids = framed.writer_ids(self._codec.max_value_bytes)
         bounds = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(values)]
-        runs = [self._decode_run(int(ids[a]), values[a:b]) for a, b in pairwise(bounds) if b > a]
-        return Columns.concatenated(runs or [_read(self._ours, [])])
+        runs = [self._decode_run(int(ids[a]), framed, a, b) for a, b in pairwise(bounds) if b > a]
+        return Columns.concatenated(runs or [_Framed([]).read(self._ours, 0, 0)])
 
-    def _decode_run(self, schema_id: int, values: Sequence[bytes | None]) -> Columns:
+    def _decode_run(self, schema_id: int, framed: _Framed, begin: int, end: int) -> Columns:
         """Decode values that one schema has written."""
         reader = self._reader(schema_id)
         if reader is not None:
             try:
-                return _read(reader, values)
+                return framed.read(reader, begin, end)
             except Unread:
                 pass
-        return _read(self._ours, [self._codec.rewritten(self._name, value) for value in values])
+        rewritten = [self._codec.rewritten(self._name, value) for value in framed.values[begin:end]]
+        return _Framed(rewritten).read(self._ours, 0, end - begin)
 
     def _reader(self, schema_id: int) -> ColumnReader | None:
         if schema_id not in self._readers:
@@ -73,7 +75,29 @@ class ColumnDecoder:
         return self._readers[schema_id]
 
 
-def _read(reader: ColumnReader, values: Sequence[bytes | None]) -> Columns:
-    ends = np.cumsum(np.fromiter((len(value or b"") for value in values), dtype=np.int64, count=len(values)))
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(values)] + HEADER_BYTES
-    return reader.read(bytearray().join([value or b"" for value in values]), starts, ends)
+class _Framed:
+    """Values one after the other in one buffer."""
+
+    def __init__(self, values: Sequence[bytes | None]) -> None:
+        self.values = values
+        joined = [value or b"" for value in values]
+        self._buffer = bytearray().join(joined)
+        lengths = np.fromiter(map(len, joined), dtype=np.int64, count=len(joined))
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+
+    def writer_ids(self, max_value_bytes: int) -> Ints:
+        """Of each value the id of the schema that wrote it (:func:`serving.codec.writer_id`); raises InvalidEvent."""
+        lengths = self._ends - self._starts
+        if not ((lengths >= HEADER_BYTES) & (lengths <= max_value_bytes)).all():
+            return self._one_by_one(max_value_bytes)
+        headers = np.frombuffer(self._buffer, dtype=np.uint8)[self._starts[:, None] + np.arange(HEADER_BYTES)]
+        ids: Ints = np.ascontiguousarray(headers[:, 1:]).view(">u4")[:, 0].astype(np.int64)
+        return ids if not headers[:, 0].any() else self._one_by_one(max_value_bytes)
+
+    def _one_by_one(self, max_value_bytes: int) -> Ints:
+        return np.array([writer_id(value, max_value_bytes) for value in self.values], dtype=np.int64)
+
+    def read(self, reader: ColumnReader, begin: int, end: int) -> Columns:
+        """Read some of the values."""
+        return reader.read(self._buffer, self._starts[begin:end] + HEADER_BYTES, self._ends[begin:end])

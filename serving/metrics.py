@@ -337,6 +337,13 @@ _SINK = (
         ("table",),
     ),
     Metric(
+        "fraud_sink_failing_deletions",
+        "gauge",
+        Emitter.SINK,
+        "Deletions of erased rows that ClickHouse has tried and could not do, by table; absent while it does not answer.",
+        ("table",),
+    ),
+    Metric(
         "fraud_sink_rejected_records_total",
         "counter",
         Emitter.SINK,

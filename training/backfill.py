@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 Ints = NDArray[np.int64]
+_SHARES = 8  # of a kind: no thread waits long for another that has the largest merchants
 # the word of an event row that holds the hash of each entity
 ENTITY_WORDS = {Kind.CARD: k.E_CARD, Kind.USER: k.E_USER, Kind.MERCHANT: k.E_MERCHANT, Kind.DEVICE: k.E_DEVICE, Kind.IP: k.E_IP}
 # kinds whose logs labels enter, in the order of LabelTable.entities
@@ -251,35 +253,50 @@ def run(
         kinds: entities to run; the columns of the others stay missing.
         served: of these events the features are those after the given numbers of their logs; with :func:`ledger_order` alone.
         erasures: where logs begin anew; with :func:`ledger_order` alone.
-        threads: kinds run side by side, outside the interpreter's lock.
+        threads: histories run side by side, outside the interpreter's lock.
     """
     count = len(events)
     rows = np.concatenate([events, events[served.rows]]) if len(served.rows) else events
-    features = np.full((len(rows), catalogue.size), np.nan)
-    all_event_features(rows, features)
-    seqs = np.full((count, len(Kind)), -1, dtype=np.int64)
-    label_seqs = np.full((len(labels.facts), len(Kind)), -1, dtype=np.int64)
+    features = np.empty((len(rows), catalogue.size))
+    seqs = np.full((len(Kind), count), -1, dtype=np.int64)
+    label_seqs = np.full((len(Kind), len(labels.facts)), -1, dtype=np.int64)
 
-    def run_kind(kind: Kind) -> None:
+    def begin(part: slice) -> None:
+        features[part] = np.nan
+        all_event_features(rows[part], features[part])
+
+    def histories(kind: Kind) -> tuple[Ints, Ints, Ints]:
         label_entity = labels.entities[:, LABELLED.index(kind)] if kind in LABELLED else np.zeros(len(labels.facts), np.int64)
         event_keys, label_keys = order(kind)
         keys = np.concatenate([event_keys, 2 * served.seqs[:, kind] + 1])
         entity = rows[:, ENTITY_WORDS[kind]].copy()
         entity[count:][served.seqs[:, kind] < 0] = 0
-        items, starts, base = _items(entity, label_entity, keys, label_keys, erasures.of(kind))
-        event_seq, label_seq = np.full(count, -1, np.int64), np.full(len(labels.facts), -1, np.int64)
+        return _items(entity, label_entity, keys, label_keys, erasures.of(kind))
+
+    def replay(kind: Kind, items: Ints, starts: Ints) -> None:
         column = catalogue.slices[kind].start
-        k.replay(rows, labels.facts, items, starts, catalogue.plans[kind], k.new_scratch(), column, features, event_seq, label_seq)
-        if len(erasures.seqs):
-            is_event, is_label = (items >= 0) & (items < count), items < 0
-            event_seq[items[is_event]] += base[is_event]
-            label_seq[-1 - items[is_label]] += base[is_label]
-        seqs[:, kind], label_seqs[:, kind] = event_seq, label_seq
+        plan = catalogue.plans[kind]
+        k.replay(rows, labels.facts, items, starts, plan, k.new_scratch(), column, features, seqs[kind], label_seqs[kind])
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run_kind, kinds))
+        bounds = np.linspace(0, len(rows), _SHARES + 1).astype(int).tolist()
+        list(pool.map(begin, [slice(*ends) for ends in pairwise(bounds)]))
+        of_kind = dict(zip(kinds, pool.map(histories, kinds), strict=True))
+        shares = [(kind, items, share) for kind, (items, starts, _) in of_kind.items() for share in _shares(starts)]
+        list(pool.map(lambda share: replay(*share), shares))
+    if len(erasures.seqs):
+        for kind, (items, _, base) in of_kind.items():
+            is_event, is_label = (items >= 0) & (items < count), items < 0
+            seqs[kind, items[is_event]] += base[is_event]
+            label_seqs[kind, -1 - items[is_label]] += base[is_label]
     features[served.rows] = features[count:]
-    return Backfill(features[:count], seqs, label_seqs)
+    return Backfill(features[:count], seqs.T, label_seqs.T)
+
+
+def _shares(starts: Ints) -> list[Ints]:
+    """Parts of ``starts`` for threads to take one after the other: each has whole histories, and about as many items as the others."""
+    bounds = np.searchsorted(starts, np.linspace(0, starts[-1], _SHARES + 1)).tolist()
+    return [starts[begin : end + 1] for begin, end in pairwise(bounds) if end > begin]
 
 
 def first_occurrences(events: Ints) -> NDArray[np.bool_]:

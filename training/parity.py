@@ -61,8 +61,9 @@ class Parity:
 
 def bits_differ(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Where two arrays differ in their bits; missing equals missing."""
-    same_bits = np.ascontiguousarray(ours).view(np.int64) == np.ascontiguousarray(theirs).view(np.int64)
-    different: NDArray[np.bool_] = ~(same_bits | (np.isnan(ours) & np.isnan(theirs)))
+    different: NDArray[np.bool_] = np.ascontiguousarray(ours).view(np.int64) != np.ascontiguousarray(theirs).view(np.int64)
+    if different.any():  # most often nothing does, and then nobody need ask what is missing
+        different &= ~(np.isnan(ours) & np.isnan(theirs))
     return different
 
 

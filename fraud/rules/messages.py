@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from string import Formatter
 from typing import Any
 
@@ -38,6 +39,14 @@ class Template:
             parts.append(_written(value_of(word), word.type, spec))
             parts.append(literal)
         return "".join(parts)
+
+    def fill_all(self, columns_of: Callable[[Word], Sequence[Any]], count: int) -> list[str]:
+        """What :meth:`fill` writes for each of ``count`` events: a column of their values for each word."""
+        parts: list[Iterable[str]] = [repeat(self.literals[0], count)]
+        for word, spec, literal in zip(self.words, self.formats, self.literals[1:], strict=True):
+            parts.append([_written(value, word.type, spec) for value in columns_of(word)])
+            parts.append(repeat(literal, count))
+        return list(map("".join, zip(*parts, strict=True)))
 
 
 def parse_template(text: str, vocabulary: Vocabulary) -> Template:

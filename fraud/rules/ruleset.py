@@ -84,6 +84,18 @@ class Evaluation:
             listed[place].append(self._reason(self._compiled[index], place if rows is None else int(rows[place])))
         return [tuple(reasons) for reasons in listed]
 
+    def messages(self, rule: int, rows: NDArray[np.intp]) -> list[str]:
+        """The messages that one rule, by its place in :attr:`fired`, writes for some events of the batch; as :meth:`reasons` has them."""
+
+        def values_of(word: Word) -> Sequence[Any]:
+            if word.index is not None:
+                numbers: list[float] = self._features[rows, word.index].tolist()
+                return numbers
+            values = self._fields.get(word.name)
+            return [None] * len(rows) if values is None else [values[row] for row in rows.tolist()]
+
+        return self._compiled[rule].template.fill_all(values_of, len(rows))
+
     def _reason(self, compiled: _Compiled, row: int) -> Fired:
         rule = compiled.rule
         return Fired(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.toxics import Proxy
-from tests.faults.world import Load, World
-from tests.private_stack import private_stack, put_small_model_into_production
+from tests.faults.world import Load, World, private_world
 
 _MEASURED = pytest.StashKey[list[dict[str, object]]]()
 LADDER = pytest.StashKey[list[tuple[str, ...]]]()  # what the API answered with each component stopped
@@ -57,13 +54,7 @@ def measured(pytestconfig: pytest.Config) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, load: Load, measured: list[dict[str, object]]) -> Iterator[World]:
-    # the proxy closes last: nobody is connected any more
-    with ExitStack() as afterwards, private_stack(tmp_path_factory.mktemp("faults")) as stack:
-        proxy = afterwards.enter_context(closing(Proxy(stack.plan.settings.redis_port)))
-        put_small_model_into_production(stack)
-        world = World(stack, proxy, load, tmp_path_factory.mktemp("acks"))
-        world.measured = measured
-        world.start_job()
+    with private_world(tmp_path_factory.mktemp("faults"), load, measured) as world:
         yield world
 
 

@@ -7,7 +7,8 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from infra.probes import read_json_url
 from infra.stack import Stack
 from serving.clock import now_ms
 from tests.faults.toxics import Proxy
+from tests.private_stack import private_stack, put_small_model_into_production
 
 CLEAN = dict.fromkeys(ANOMALIES, 0)
 CHECKPOINT_S = 1.0
@@ -216,6 +218,19 @@ class World:
             assert time.monotonic() < deadline, f"nothing sent after the fault was committed within {patience_s} s"
             time.sleep(0.05)
         return seconds
+
+
+@contextmanager
+def private_world(folder: Path, load: Load, measured: list[dict[str, Any]]) -> Iterator[World]:
+    """A stack of one's own with the ordinary job running, until the block ends."""
+    # the proxy closes last: nobody is connected any more
+    with ExitStack() as afterwards, private_stack(folder / "home") as stack:
+        proxy = afterwards.enter_context(closing(Proxy(stack.plan.settings.redis_port)))
+        put_small_model_into_production(stack)
+        (folder / "acks").mkdir()
+        world = World(stack, proxy, load, folder / "acks", measured)
+        world.start_job()
+        yield world
 
 
 def _completed(folder: Path) -> int:

@@ -235,6 +235,15 @@ def test_an_insert_of_something_else_is_refused_and_leaves_nothing(clickhouse: C
     assert writer.query("SELECT count() FROM scratch.numbers").result_rows == [(0,)]
 
 
+def test_an_insert_that_the_engine_cannot_write_is_refused(clickhouse: ClickHouseEngine, writer: HttpClient) -> None:
+    """The engine finds out when everything is parsed, at the write itself, as it does when its disk is full."""
+    writer.command("CREATE OR REPLACE TABLE scratch.small (a Int64, CONSTRAINT small CHECK a < 5) ENGINE = MergeTree ORDER BY a")
+    answer = ask(clickhouse, "INSERT INTO scratch.small SETTINGS async_insert = 0 FORMAT TSV\n1\n9\n", user=WRITER)
+    assert answer.headers.get("X-ClickHouse-Exception-Code") == "469"
+    assert ask(clickhouse, "INSERT INTO scratch.small SETTINGS async_insert = 0 FORMAT TSV\n1\n2\n", user=WRITER).status == 200
+    assert writer.query("SELECT a FROM scratch.small ORDER BY a").result_rows == [(1,), (2,)]
+
+
 def test_an_error_in_the_middle_of_rows_is_seen(writer: HttpClient) -> None:
     with (
         pytest.raises(StreamFailureError, match="395"),

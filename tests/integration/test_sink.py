@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from analytics.connection import connect
+from analytics.deletions import DeletionWatch
 from analytics.lag import TOPICS, topic_ids
 from analytics.ledger_reader import LedgerReader
 from analytics.sink import Sink
@@ -131,7 +132,9 @@ def test_the_sink_tells_what_the_catalogue_says(empty: SinkWorld) -> None:
     sink = empty.run_until(200)
     sink.report.failures["clickhouse"] = 1
     sink.report.erased["labels"] = 1
-    families = list(SinkCollector(sink.report).collect())
+    deletions = DeletionWatch(Store(empty.engine.settings))
+    deletions.look()
+    families = list(SinkCollector(sink.report, deletions).collect())
     exposed = {sample.name: (family.type, set(sample.labels)) for family in families for sample in family.samples}
     assert exposed == {entry.name: (entry.type, set(entry.labels)) for entry in METRICS if entry.emitter is Emitter.SINK}
     assert sink.report.rows["decisions"] == 202

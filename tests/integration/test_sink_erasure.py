@@ -14,6 +14,7 @@ import pytest
 from confluent_kafka import Producer
 
 from analytics.connection import connect
+from analytics.deletions import DeletionWatch
 from analytics.ledger_rows import LedgerRows, Value
 from analytics.store import Store
 from fraud.catalogue import CATALOGUE
@@ -172,3 +173,24 @@ def test_rows_that_a_killed_writer_left_behind_go_when_the_next_sink_begins(worl
     assert "transactions" in named_in(world, GONE)
     follow(world)
     assert named_in(world, GONE) == set()
+
+
+def test_a_deletion_that_the_engine_cannot_do_is_told_until_it_is_done(world: SinkWorld) -> None:
+    send(world, *history(GONE, "card", ["a"]))
+    follow(world)
+    deletions = DeletionWatch(Store(world.engine.settings))
+    deletions.look()
+    assert deletions.failing == dict.fromkeys(HOLDING, 0)
+    with connect(world.engine.settings) as client:
+        client.command("CREATE TABLE obstacle ENGINE = Memory AS SELECT 1 AS stands")
+        fails = "throwIf(decision_id != '' AND (SELECT count() FROM obstacle) > 0) = 0"
+        client.command(f"ALTER TABLE labels DELETE WHERE {fails} SETTINGS mutations_sync = 0")
+    wait_until(lambda: deletions.look() or deletions.failing["labels"] == 1, "a deletion that fails")
+    with connect(world.engine.settings) as client:
+        client.command("TRUNCATE TABLE obstacle")
+    wait_until(lambda: deletions.look() or deletions.failing["labels"] == 0, "the engine's next attempt")
+    assert kept(world, "labels") == []
+    world.engine.kill()
+    deletions.look()
+    assert deletions.failing == {}
+    world.engine.start()

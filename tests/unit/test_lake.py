@@ -149,6 +149,38 @@ def test_who_is_forgotten_is_in_no_file_and_no_version(lake: Lake, tmp_path: Pat
     assert lake.delete("acme", []) == 0
 
 
+def test_an_erasure_that_ended_before_its_files_went_is_finished_by_the_next_run(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(lake, 0, 5)
+
+    def fails(**_: object) -> int:
+        raise Unavailable("lake", "the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "vacuum", fails)
+        with pytest.raises(Unavailable):
+            lake.delete("acme", ["dec-0-4"])
+    assert lake.values_of(Subject("acme", "card", "card-4")) == [], "nothing is left that would tell of it"
+    assert who_holds(tmp_path, "card-4")
+    next_run = Lake(str(tmp_path / "lake"))
+    next_run.finish_erasure()
+    assert not who_holds(tmp_path, "card-4")
+    before = next_run.table("transactions").version()
+    put(next_run, 5, 5)
+    next_run.finish_erasure()
+    assert next_run.table("transactions", before).count() == 4, "with nothing to finish older versions stay"
+
+
+def test_a_file_that_no_commit_has_named_goes_with_an_erasure(lake: Lake, tmp_path: Path) -> None:
+    """As a run leaves it that was killed between a file and its commit; somebody who is erased may be in it."""
+    put(lake, 0, 5)
+    (file,) = (tmp_path / "lake" / "transactions").rglob("*.parquet")
+    file.with_name(f"part-00000-killed-{file.name}").write_bytes(file.read_bytes())
+    lake.delete("acme", ["dec-0-4"])
+    assert not who_holds(tmp_path, "card-4")
+
+
 def test_the_records_come_back_as_they_were(lake: Lake) -> None:
     put(lake, 0, 2, day=date(2026, 11, 20))
     put(lake, 2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_report_is_listed_and_found_by_its_name(tmp_path: Path) -> None:
     assert reports.list() == []
     later = Report(REPORT.created_ms + 1, "cd" * 32, 1, 2, 300, equal=False)
     for one in (REPORT, later):
-        reports.add(one, f"<h1>{one.name}</h1>")
+        reports.add(one, f"<h1>{one.name}</h1>", kept=5)
     assert reports.list() == [later, REPORT]
     assert reports.find(REPORT.name) == (REPORT, f"<h1>{REPORT.name}</h1>")
 
@@ -65,8 +66,20 @@ def test_a_name_that_is_none_reaches_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.json").write_text("{}")
     (tmp_path / "secret.html").write_text("secret")
     reports = Reports(tmp_path / "reports")
-    reports.add(REPORT, "article")
+    reports.add(REPORT, "article", kept=5)
     assert reports.find(name) is None
+
+
+def test_only_the_newest_reports_are_kept(tmp_path: Path) -> None:
+    """With them goes an article whose writer was killed before its line."""
+    reports = Reports(tmp_path)
+    (tmp_path / f"{replace(REPORT, created_ms=1).name}.html").write_text("half of a report")
+    several = [replace(REPORT, created_ms=REPORT.created_ms + i) for i in range(5)]
+    for one in several:
+        reports.add(one, "article", kept=3)
+    assert reports.list() == several[:1:-1]
+    assert reports.find(several[1].name) is None
+    assert len(list(tmp_path.iterdir())) == 2 * 3
 
 
 def test_lag_counts_what_lies_between_the_sink_and_the_end() -> None:

@@ -66,17 +66,17 @@ def test_every_statement_of_a_migration_may_run_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "head", "data"),
+    ("text", "head", "settings", "data"),
     [
-        ("INSERT INTO t (`a`, `b`) FORMAT Native\nxyz", "INSERT INTO t (`a`, `b`)", "xyz"),
-        ("insert into `d`.`t` format CSV 1,2", "insert into `d`.`t`", "1,2"),
-        ("/* c */ INSERT INTO t SETTINGS a = 'x' FORMAT TSV\n\n1", "/* c */ INSERT INTO t SETTINGS a = 'x'", "\n1"),
+        ("INSERT INTO t (`a`, `b`) FORMAT Native\nxyz", "INSERT INTO t (`a`, `b`)", "", "xyz"),
+        ("insert into `d`.`t` format CSV 1,2", "insert into `d`.`t`", "", "1,2"),
+        ("/* c */ INSERT INTO t SETTINGS a = 'x' FORMAT TSV\n\n1", "/* c */ INSERT INTO t", "SETTINGS a = 'x'", "\n1"),
     ],
 )
-def test_an_inserts_data_begins_where_its_head_ends(text: str, head: str, data: str) -> None:
+def test_an_inserts_data_begins_where_its_head_ends(text: str, head: str, settings: str, data: str) -> None:
     insert = split_insert(text)
     assert insert is not None
-    assert (insert.head, text[insert.data_at :]) == (head, data)
+    assert (insert.head, insert.settings, text[insert.data_at :]) == (head, settings, data)
 
 
 @pytest.mark.parametrize("text", ["INSERT INTO t VALUES (1)", "INSERT INTO t SELECT 1", "SELECT 'INSERT INTO t FORMAT CSV 1'"])

@@ -87,6 +87,29 @@ def test_reasons_carry_the_values_that_the_rule_saw() -> None:
     assert (first.score, first.floor, first.shadow) == (0.25, "DENY", False)
 
 
+_NUMBERS = st.one_of(st.floats(), st.integers(-(10**6), 10**6).map(float))
+_EVENTS = st.tuples(
+    _NUMBERS, _NUMBERS, st.sampled_from([None, "AT", "{}"]), st.sampled_from([None, True, False]), st.none() | st.integers()
+)
+
+
+@given(st.lists(_EVENTS, min_size=1, max_size=8), st.data())
+def test_messages_of_many_events_are_those_of_each_alone(events: list[Any], data: Any) -> None:
+    """Every type of word and kind of format, missing values among them; columns as lists and one that is absent."""
+    words = ["{amount_usd}", "{speed:,.1f}", "{country}", "{card_blacklisted}", "{ip_asn}", "{merchant_mcc}", " and "]
+    texts = st.lists(st.sampled_from(words), max_size=5).map("".join)
+    rules = rule_set(
+        *(rule(f"r{i}", when="not late_event", message=f"seen {text}") for i, text in enumerate(data.draw(st.lists(texts, max_size=3))))
+    )
+    usd, speed, countries, listed, networks = zip(*events, strict=True)
+    fields = {"country": countries, "card_blacklisted": listed, "ip_asn": networks, "late_event": [False] * len(events)}
+    evaluation = rules.evaluate(np.array([usd, speed]).T.copy(), fields)
+    rows = np.array(data.draw(st.lists(st.integers(0, len(events) - 1))), dtype=np.intp)
+    alone = evaluation.reasons()
+    for i in range(len(rules.rules)):
+        assert evaluation.messages(i, rows) == [alone[row][i].message for row in rows]
+
+
 def test_a_missing_value_is_written_as_missing() -> None:
     rules = rule_set(rule(message="{speed:.1f} / {country} / {ip_blacklisted} / {anomaly_score:.2f}"))
     evaluation = rules.evaluate(matrix((3000, math.nan)), {"country": [None]})
