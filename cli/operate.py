@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cli import backtest
-from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing_file, percentage
+from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, count, existing_file, percentage
 from cli.output import print_error, print_lines, print_table, report, stopwatch
+from cli.shadow import add_report, print_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ def register(commands: Commands) -> None:
     draft = add_command(rules, "draft", _rules_draft, "keep a rule file under its hash, for others to look at and try")
     draft.add_argument("file", type=existing_file)
     shadow = add_command(rules, "shadow", _rules_shadow, "try a draft behind every decision: reported, and deciding nothing")
-    shadow.add_argument("hash", help="of the draft, or the start of it")
+    add_report(shadow, "draft")
     backtest.register(rules)
     promote = add_command(rules, "promote", _rules_promote, "put a rule file in force in the running job, without a restart")
     promote.add_argument("file", type=existing_file)
@@ -84,8 +85,8 @@ def register(commands: Commands) -> None:
     train.add_argument("--seed", type=int, default=8)
     choose = add_command(model, "promote", _model_promote, "put a published model in force in the running job, without a restart")
     challenge = add_command(model, "shadow", _model_shadow, "try a published model behind every decision: reported, and deciding nothing")
-    for parser in (choose, challenge):
-        parser.add_argument("sha256", help="its SHA-256, or the start of it")
+    choose.add_argument("sha256", help="its SHA-256, or the start of it")
+    add_report(challenge, "model")
     _add_percent(choose)
     add_command(model, "withdraw", _model_withdraw, "try no model any more: the one in production decides for all cards")
 
@@ -255,7 +256,16 @@ def _rules_draft(arguments: argparse.Namespace) -> int:
 
 
 def _rules_shadow(arguments: argparse.Namespace) -> int:
+    if arguments.report:
+        return print_report(arguments, "rules")
+    if not arguments.hash:
+        return _nothing_to_try()
     return _released(arguments, lambda book, actor: book.shadow(actor, book.find(arguments.hash)))
+
+
+def _nothing_to_try() -> int:
+    print_error("say by its hash what to try, or --report")
+    return MISUSE
 
 
 def _rules_rollback(arguments: argparse.Namespace) -> int:
@@ -347,7 +357,11 @@ def _model_promote(arguments: argparse.Namespace) -> int:
 def _model_shadow(arguments: argparse.Namespace) -> int:
     from infra.releases import try_model  # noqa: PLC0415
 
-    release = try_model(_stack().plan, arguments.sha256, 0.0)
+    if arguments.report:
+        return print_report(arguments, "model")
+    if not arguments.hash:
+        return _nothing_to_try()
+    release = try_model(_stack().plan, arguments.hash, 0.0)
     return _done(arguments, asdict(release), f"model {release.identity} will be asked behind every decision")
 
 
