@@ -300,3 +300,21 @@ def test_both_doors_choose_the_same_cards() -> None:
             copy_to_store(world, stream, entity)
     assert 50 < tried < 150
     assert stream.pipeline.count_of("fraud_detection_transactions_total", status="confirmed") == 200
+
+
+def test_an_answer_of_the_api_is_the_same_beside_challengers() -> None:
+    """All but the clock; the API does not even ask them."""
+    model = FakeModel(0.9)
+    worlds = [
+        World(in_force=InForce(FakeModel(), SHIPPED, *tried), now_ms=lambda: NOW_MS, work=lambda: 0.0)
+        for tried in ((None, None), (Challenger(DRAFT, 0.0), Challenger(cast(Model, model), 0.0)))
+    ]
+    made = []
+    for world in worlds:
+        rng = random.Random(3)
+        for number in range(60):
+            asyncio.run(world.ask(transaction(rng, number, START_MS + 60_000 * number)))
+        answered = [codec().decode_decision(tx.decided) for tx in world.publisher.transactions]
+        made.append([codec().encode_decision(replace(one, latency_ms=None)) for one in answered])
+    assert made[0] == made[1]
+    assert (len(made[0]), model.calls) == (60, 0)

@@ -174,7 +174,7 @@ def _the_report_agrees(system: System, kind: str, digest: str, shadows: list[Sha
 
 
 def asked(card: int) -> ScoreRequest:
-    values = {"transaction_id": f"api-{card}", "card_id": f"api-card-{card}", "merchant_id": "m", "currency": "USD"}
+    values: dict[str, Any] = {"transaction_id": f"api-{card}", "card_id": f"api-card-{card}", "merchant_id": "m", "currency": "USD"}
     return ScoreRequest(**values, amount_minor=500, event_time_ms=now_ms())
 
 
