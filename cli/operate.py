@@ -78,7 +78,7 @@ def register(commands: Commands) -> None:
     rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the rollout's, or the set before)")
     add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
 
-    model = add_group(commands, "model", "the models: list, train, shadow, promote, withdraw")
+    model = add_group(commands, "model", "the models: list, train, shadow, promote, rollback, withdraw")
     add_command(model, "list", _model_list, "published models and their metrics")
     train = add_command(model, "train", _model_train, "train on generated history and publish, without promoting")
     train.add_argument("--rows", type=int, default=150_000)
@@ -88,6 +88,7 @@ def register(commands: Commands) -> None:
     choose.add_argument("sha256", help="its SHA-256, or the start of it")
     add_report(challenge, "model")
     _add_percent(choose)
+    add_command(model, "rollback", _model_rollback, "take a rollout back to a shadow, or put the model before back in force")
     add_command(model, "withdraw", _model_withdraw, "try no model any more: the one in production decides for all cards")
 
 
@@ -316,13 +317,14 @@ def _model_list(arguments: argparse.Namespace) -> int:
     models = published_models(models_dir(_stack().layout))
     rows = [
         (
-            "*" if model["production"] else "",
+            model["status"],
+            f"{model['traffic_percentage']:g} %",
             model["sha256"],
             *(f"{name} {value:.4g}" for name, value in list(model["metrics"].items())[:4]),
         )
         for model in models
     ]
-    report({"models": models}, as_json=arguments.json, people=lambda: print_table(("", "sha256", "", "", "", ""), rows))
+    report({"models": models}, as_json=arguments.json, people=lambda: print_table(("status", "cards", "sha256", "", "", "", ""), rows))
     return GOOD
 
 
@@ -363,6 +365,15 @@ def _model_shadow(arguments: argparse.Namespace) -> int:
         return _nothing_to_try()
     release = try_model(_stack().plan, arguments.hash, 0.0)
     return _done(arguments, asdict(release), f"model {release.identity} will be asked behind every decision")
+
+
+def _model_rollback(arguments: argparse.Namespace) -> int:
+    from infra.releases import roll_back_model  # noqa: PLC0415
+
+    release = roll_back_model(_stack().plan)
+    return _done(
+        arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", release.traffic_percentage)
+    )
 
 
 def _model_withdraw(arguments: argparse.Namespace) -> int:

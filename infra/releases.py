@@ -20,11 +20,21 @@ from serving import model_files
 from serving.clock import now_ms
 from serving.control_topics import ControlTopics
 from serving.model import Model, load_model
+from serving.model_files import OnTrial, Production
 from serving.records import ModelVersion
 from serving.rule_book import Release
 from serving.rules_file import load_rules
 
-__all__ = ["Promotion", "promote_model", "promote_rules", "published_models", "rules_in_force", "try_model", "withdraw_model"]
+__all__ = [
+    "Promotion",
+    "promote_model",
+    "promote_rules",
+    "published_models",
+    "roll_back_model",
+    "rules_in_force",
+    "try_model",
+    "withdraw_model",
+]
 
 _MODELS = "models"
 
@@ -76,6 +86,17 @@ def try_model(plan: Plan, sha256: str, traffic_percentage: float) -> Promotion:
     return _release_model(plan, _in_production(folder), _loaded(folder, sha256).sha256, traffic_percentage)
 
 
+def roll_back_model(plan: Plan) -> Promotion:
+    """Take a rollout back to a shadow; without one, put the model before the one in production back; raises ModelRefused, Unavailable."""
+    folder = models_dir(plan.layout)
+    tried, pointer = model_files.on_trial(folder), model_files.production(folder)
+    if tried is not None and tried.traffic_percentage > 0.0:
+        return try_model(plan, tried.sha256, 0.0)
+    if pointer is None or pointer.previous_sha256 is None:
+        raise Unavailable("model", "no other was ever in production")
+    return promote_model(plan, pointer.previous_sha256)
+
+
 def withdraw_model(plan: Plan) -> Promotion:
     """Let the model in production decide alone again, with nothing beside it; raises Unavailable."""
     return _release_model(plan, _in_production(models_dir(plan.layout)), None, 0.0)
@@ -96,21 +117,39 @@ def _in_production(folder: Path) -> str:
 
 
 def _release_model(plan: Plan, sha256: str, challenger: str | None, traffic_percentage: float) -> Promotion:
-    path = models_dir(plan.layout) / sha256 / "model.txt"
+    folder = models_dir(plan.layout)
+    path = folder / sha256 / "model.txt"
     record = ModelVersion("fraud", sha256[:12], sha256, str(path), now_ms(), challenger, traffic_percentage)
     ControlTopics(plan.addresses.bootstrap_servers).send(_MODELS, codec_of(plan).encode_model(record))
+    model_files.put_on_trial(folder, None if challenger is None else OnTrial(challenger, traffic_percentage))
     return Promotion(_MODELS, record.version, challenger or sha256, 100.0 if challenger is None else traffic_percentage)
 
 
 def published_models(plan_home: Path) -> list[dict[str, Any]]:
-    """Published models with their metrics, the one in production marked."""
-    current = model_files.production(plan_home)
+    """Published models with their metrics; ``status`` is ``production``, ``testing`` or ``published``."""
+    current, tried = model_files.production(plan_home), model_files.on_trial(plan_home)
+
+    def status(digest: str) -> str:
+        if current is not None and current.sha256 == digest:
+            return "production"
+        return "testing" if tried is not None and tried.sha256 == digest else "published"
+
     return [
         {
             "sha256": digest,
-            "production": current is not None and current.sha256 == digest,
+            "production": status(digest) == "production",
+            "status": status(digest),
+            "traffic_percentage": _traffic(digest, current, tried),
             "catalogue_version": manifest.catalogue_version,
             "metrics": json.loads(json.dumps(dict(manifest.metrics))),
         }
         for digest, manifest in sorted(model_files.published(plan_home).items())
     ]
+
+
+def _traffic(digest: str, current: Production | None, tried: OnTrial | None) -> float:
+    """Of how many percent of the cards a model decides."""
+    away = 0.0 if tried is None else tried.traffic_percentage
+    if current is not None and current.sha256 == digest:
+        return 100.0 - away
+    return away if tried is not None and tried.sha256 == digest else 0.0

@@ -136,6 +136,8 @@ def test_decisions_are_the_same_beside_challengers_and_the_lane_has_each_of_them
     before = system.cli("rules", "list")
     assert system.cli("rules", "shadow", draft[:12])["rule_set_hash"] == before["hash"]
     system.cli("model", "shadow", system.challenger[:12])
+    statuses = {one["sha256"]: (one["status"], one["traffic_percentage"]) for one in system.cli("model", "list")["models"]}
+    assert (statuses[system.challenger], sorted(statuses.values())[0]) == (("testing", 0.0), ("production", 100.0))
     time.sleep(LIVE_WITHIN_S)
     system.pay("with", begin_ms)
     beside = system.decisions("with", CARDS * PAYMENTS)
