@@ -61,7 +61,16 @@ class Releases:
 
     def adopt(self, topic: str, value: bytes | None) -> bool:
         """Put a control record in force, and try what it tries; False when either is refused."""
-        adopted = self._adopt_rules(value) if topic == "rules" else self._adopt_model(value)
+        versions = self._rules if topic == "rules" else self._models
+        adopted = versions.adopt(_EVERYTHING, value) is not None
+        if adopted and topic == "rules":
+            _, adopted = self._rule_challengers.adopt_or_withdraw(_EVERYTHING, value)
+            self.rules = self._rules.of(_EVERYTHING, _nothing_kept)
+            self.rules_challenger = self._rule_challengers.of(_EVERYTHING, _nothing_kept)
+        elif adopted:
+            _, adopted = self._model_challengers.adopt_or_withdraw(_EVERYTHING, value)
+            self.model = self._models.of(_EVERYTHING, _nothing_kept)
+            self.model_challenger = self._model_challengers.of(_EVERYTHING, _nothing_kept)
         if not adopted:
             self._on_refused(topic)
             _log.error("release_refused", topic=topic)
@@ -78,26 +87,6 @@ class Releases:
             except ModelRefused as refusal:
                 self._refused.add(sha256)
                 self._refuse("models", refusal)
-
-    def _adopt_rules(self, value: bytes | None) -> bool:
-        if self._rules.adopt(_EVERYTHING, value) is None:
-            return False
-        is_tried = self._rule_challengers.adopt(_EVERYTHING, value) is not None
-        if not is_tried:
-            self._rule_challengers.withdraw(_EVERYTHING)
-        self.rules = self._rules.of(_EVERYTHING, _nothing_kept)
-        self.rules_challenger = self._rule_challengers.of(_EVERYTHING, _nothing_kept)
-        return is_tried
-
-    def _adopt_model(self, value: bytes | None) -> bool:
-        if self._models.adopt(_EVERYTHING, value) is None:
-            return False
-        is_tried = self._model_challengers.adopt(_EVERYTHING, value) is not None
-        if not is_tried:
-            self._model_challengers.withdraw(_EVERYTHING)
-        self.model = self._models.of(_EVERYTHING, _nothing_kept)
-        self.model_challenger = self._model_challengers.of(_EVERYTHING, _nothing_kept)
-        return is_tried
 
     def _refuse(self, topic: str, refusal: ModelRefused) -> None:
         self._on_refused(topic)

@@ -143,10 +143,9 @@ class Infer:
             self._metrics.refused(kind)
             return
         challengers = self._rule_challengers if kind == "rules" else self._model_challengers
-        tried = challengers.adopt(shard, payload)
-        if tried is None:
+        tried, is_usable = challengers.adopt_or_withdraw(shard, payload)
+        if not is_usable:
             self._metrics.refused(kind)
-            tried = challengers.withdraw(shard)
         maps["control"].put_all({kind: accepted, kind + _CHALLENGER: tried})
 
     @staticmethod

@@ -98,10 +98,12 @@ class VersionedModels(_Versioned[Model]):
 class _Challengers(_Versioned[Challenger[T] | None]):
     """What records try; kept are the share and what names or holds it, or nothing."""
 
-    def withdraw(self, shard: int) -> bytes:
-        """Try nothing; returns what to keep in state."""
-        self._in_force[shard] = None
-        return b""
+    def adopt_or_withdraw(self, shard: int, payload: bytes | None) -> tuple[bytes, bool]:
+        """Try what a record tries, or nothing when that cannot be used; returns what to keep in state, and whether it can."""
+        kept = self.adopt(shard, payload)
+        if kept is None:
+            self._in_force[shard] = None
+        return kept or b"", kept is not None
 
     def _content(self, payload: bytes | None) -> bytes:
         tried, traffic_percentage = self._tried(payload)

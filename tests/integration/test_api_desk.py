@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +20,11 @@ from api.identity import Role
 from api.signing import secret_of
 from fraud.events import Kind, decision_id, entity_key
 from infra.application import change_log, codec_of, rule_book
-from infra.settings import REPO_ROOT
 from serving import ledger
 from serving.decision_index import find_in_ledger, index_key
 from serving.online_store import EntityRow, OnlineStore
 from serving.redis_link import RedisLink
+from tests import command_line
 from tests.api_stack import ApiStack, score_request
 from tests.wire_samples import decision
 
@@ -164,16 +160,7 @@ def test_a_decision_is_found_by_its_id_by_its_tenant_alone_and_replays_equal(sta
 
 
 def on_the_command_line(stack: ApiStack, *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments, "--json"],
-        env={**os.environ, "FRAUDGUARD_HOME": str(stack.plan.layout.home)},
-        cwd=REPO_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return done.returncode, json.loads(done.stdout) if done.stdout else {}
+    return command_line.on_the_command_line(stack.plan.layout.home, *arguments)
 
 
 def test_the_command_line_shows_and_replays_the_same_decision(stack: ApiStack) -> None:

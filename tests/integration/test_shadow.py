@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,12 +22,12 @@ from infra.api_access import Access
 from infra.application import bring_up, codec_of, enricher_of
 from infra.first_model import train_first_model
 from infra.scoring_job import models_dir
-from infra.settings import REPO_ROOT
 from infra.stack import Stack
 from serving import ledger
 from serving.clock import now_ms
 from serving.codec import Codec
 from serving.records import Decision, ShadowDecision
+from tests.command_line import on_the_command_line
 from tests.private_stack import private_stack, put_small_model_into_production
 
 CARDS, PAYMENTS = 40, 10
@@ -50,18 +46,10 @@ class System:
     challenger: str
     file: Path
 
-    def cli(self, *arguments: str, may_fail: bool = False) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *arguments, "--json"],
-            env={**os.environ, "FRAUDGUARD_HOME": str(self.stack.layout.home)},
-            cwd=REPO_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert may_fail or done.returncode == 0, done.stderr[-2_000:]
-        found: dict[str, Any] = json.loads(done.stdout or "{}")
+    def cli(self, *arguments: str) -> dict[str, Any]:
+        """The result of a command that is done well."""
+        status, found = on_the_command_line(self.stack.layout.home, *arguments)
+        assert status == 0, (arguments, found)
         return found
 
     def pay(self, tenant: str, begin_ms: int) -> None:
@@ -137,7 +125,7 @@ def test_decisions_are_the_same_beside_challengers_and_the_lane_has_each_of_them
     assert system.cli("rules", "shadow", draft[:12])["rule_set_hash"] == before["hash"]
     system.cli("model", "shadow", system.challenger[:12])
     statuses = {one["sha256"]: (one["status"], one["traffic_percentage"]) for one in system.cli("model", "list")["models"]}
-    assert (statuses[system.challenger], sorted(statuses.values())[0]) == (("testing", 0.0), ("production", 100.0))
+    assert (statuses[system.challenger], min(statuses.values())) == (("testing", 0.0), ("production", 100.0))
     time.sleep(LIVE_WITHIN_S)
     system.pay("with", begin_ms)
     beside = system.decisions("with", CARDS * PAYMENTS)
@@ -164,7 +152,8 @@ def test_decisions_are_the_same_beside_challengers_and_the_lane_has_each_of_them
 def _the_report_agrees(system: System, kind: str, digest: str, shadows: list[ShadowDecision]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     # nothing is there, or not everything, before the sink has read it
-    while (report := system.cli(kind, "shadow", "--report", "--tenant", "with", may_fail=True)).get("events") != len(shadows):
+    asked = (kind, "shadow", "--report", "--tenant", "with")
+    while (report := on_the_command_line(system.stack.layout.home, *asked)[1]).get("events") != len(shadows):
         assert time.monotonic() < deadline_s, report
         time.sleep(1.0)
     assert (report["kind"], report["hash"]) == (kind, digest)
