@@ -145,18 +145,18 @@ class Sides:
             versions,
             live=lambda some: self._score(some, versions.rules, versions.model),
             tried=self._score_tried,
-            on_failed=lambda _events: self.breakers["challenger"].failed(),
+            on_failed=lambda _events, error: self._note_tried(error),
         )
 
     def _score_tried(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
         side = _Side(self.breakers["challenger"], self._work)
-        try:
-            decisions: list[Decision] = side.run(self._scorer.score, batch, rules, model)
-        except _SideFailed as failure:
-            _log.error("side_failed", side=side.breaker.name, exc_info=failure.__cause__)
-            raise
+        decisions: list[Decision] = side.run(self._scorer.score, batch, rules, model)
         side.judge(len(batch.transactions))
         return decisions
+
+    def _note_tried(self, error: Exception) -> None:
+        self.breakers["challenger"].failed()
+        _log.error("side_failed", side="challenger", exc_info=error.__cause__)
 
     def _score(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
         model_side, rules_side = (_Side(self.breakers[name], self._work) for name in ("model", "rules"))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, OutRow
@@ -43,6 +44,8 @@ __all__ = ["Infer"]
 
 MAPS = ("control",)
 _CHALLENGER = "-challenger"  # beside ``rules`` and ``models`` in their map
+
+_log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ class Infer:
         self._metrics = metrics
         self._log = DecisionLog()
         self._gathering: dict[int, _Gathering] = {}
+        self._rollout_told = False
 
     def close(self) -> None:
         """Nothing to release."""
@@ -146,6 +150,7 @@ class Infer:
         tried, is_usable = challengers.adopt_or_withdraw(shard, payload)
         if not is_usable:
             self._metrics.refused(kind)
+        self._rollout_told = False
         maps["control"].put_all({kind: accepted, kind + _CHALLENGER: tried})
 
     @staticmethod
@@ -245,7 +250,7 @@ class Infer:
             versions,
             live=lambda some: self._scorer.score(some, versions.rules, versions.model),
             tried=self._scorer.score,
-            on_failed=self._metrics.rollout_failed,
+            on_failed=self._rollout_failed,
         )
         scoring_s = time.perf_counter() - began_s
         rows: list[OutRow] = []
@@ -268,6 +273,13 @@ class Infer:
             OutRow(ledger.SHADOWS, shadow.decision_id.encode(), self._codec.encode_shadow_decision(shadow))
             for shadow in self._shadow.ask(batch, decisions, versions)
         ]
+
+    def _rollout_failed(self, events: int, error: Exception) -> None:
+        """Every batch tries again, since a breaker's clock would make decisions depend on time; the first failure tells why."""
+        self._metrics.rollout_failed(events)
+        if not self._rollout_told:
+            self._rollout_told = True
+            _log.error("rollout_failed", exc_info=error)
 
     def _confirmed(self, ours: Decision, answered: bytes) -> Decision:
         """The API's decision of an event, with where its logs stand after it and the score that the stream came to."""

@@ -17,11 +17,12 @@ from serving.model import Model
 from serving.records import Decision
 from serving.scoring import ScoringInput
 
-__all__ = ["Score", "score_by_card"]
+__all__ = ["OnFailed", "Score", "score_by_card"]
 
 T = TypeVar("T")
 
 Score = Callable[[ScoringInput, RuleSet | None, Model | None], list[Decision]]
+OnFailed = Callable[[int, Exception], None]
 
 
 def score_by_card(
@@ -30,7 +31,7 @@ def score_by_card(
     *,
     live: Callable[[ScoringInput], list[Decision]],
     tried: Score,
-    on_failed: Callable[[int], None],
+    on_failed: OnFailed,
 ) -> list[Decision]:
     """Decide every event of a batch, in its order.
 
@@ -39,7 +40,7 @@ def score_by_card(
         versions: what is in force, and the challengers.
         live: decides with what is in force.
         tried: decides with the versions that it is given; whatever it raises, ``live`` decides.
-        on_failed: told of how many events.
+        on_failed: told of how many events, and why.
     """
     if not versions.has_rollout:
         return live(batch)
@@ -60,7 +61,7 @@ def _decide(
     arm: tuple[bool, bool],
     live: Callable[[ScoringInput], list[Decision]],
     tried: Score,
-    on_failed: Callable[[int], None],
+    on_failed: OnFailed,
 ) -> list[Decision]:
     if arm == (False, False):
         return live(batch)
@@ -68,8 +69,8 @@ def _decide(
     model = versions.model_challenger.version if arm[1] and versions.model_challenger is not None else versions.model
     try:
         return tried(batch, rules, model)
-    except Exception:  # noqa: BLE001 - whatever it is: a payment must not wait for the repair of something that is being tried
-        on_failed(len(batch.transactions))
+    except Exception as error:  # noqa: BLE001 - whatever it is: a payment must not wait for the repair of something that is being tried
+        on_failed(len(batch.transactions), error)
         return live(batch)
 
 
