@@ -337,7 +337,7 @@ _API = (
         "fraud_api_breaker_open",
         "gauge",
         Emitter.API,
-        "1 while a dependency is left alone: redis, model, rules.",
+        "1 while a dependency is left alone: redis, model, rules, challenger (of a rollout).",
         ("dependency",),
         rows=("S-REL-07",),
     ),
