@@ -11,7 +11,9 @@ from typing import Generic, TypeVar
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import InvalidEvent
+from fraud.events import Transaction
 from fraud.extra import in_order
+from fraud.rollout import is_chosen
 from fraud.rules import InvalidRules, RuleSet
 from serving.model import Model
 from serving.records import RuleSetVersion
@@ -23,10 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Challenger(Generic[T]):
-    """What is tried, and for how many percent of the cards it decides."""
+    """What is tried, by the hash that decisions carry, and for how many percent of the cards it decides."""
 
+    hash: str
     version: T
     traffic_percentage: float
+
+    def decides(self, tx: Transaction) -> bool:
+        """Whether the card of a transaction is in its share."""
+        return is_chosen(self.hash, tx.tenant_id, tx.card_id, self.traffic_percentage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,8 @@ def share(traffic_percentage: float) -> float:
 
 def rules_challenger(body: str, traffic_percentage: float) -> Challenger[RuleSet]:
     """The rules of a control record that are tried beside its own; raises InvalidRules, InvalidEvent."""
-    return Challenger(RuleSet.from_json(body, CATALOGUE.index), share(traffic_percentage))
+    rules = RuleSet.from_json(body, CATALOGUE.index)
+    return Challenger(rules.hash, rules, share(traffic_percentage))
 
 
 def asked_features(rules: RuleSet | None, challenger: Challenger[RuleSet] | None) -> tuple[str, ...]:

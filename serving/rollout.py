@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fraud.events import Transaction
-from fraud.rollout import is_chosen
 from fraud.rules import RuleSet
 from serving.challengers import Challenger, Versions
 from serving.model import Model
@@ -44,29 +43,28 @@ def score_by_card(
     """
     if not versions.has_rollout:
         return live(batch)
-    versions = versions.deciding
+    deciding = versions.deciding
     arms: dict[tuple[bool, bool], list[int]] = {}
     for i, tx in enumerate(batch.transactions):
-        arm = _is_tried(versions.rules_challenger, _hash_of, tx), _is_tried(versions.model_challenger, _sha256_of, tx)
-        arms.setdefault(arm, []).append(i)
+        arms.setdefault((_decides(deciding.rules_challenger, tx), _decides(deciding.model_challenger, tx)), []).append(i)
     decisions: dict[int, Decision] = {}
-    for arm, places in arms.items():
-        decisions |= zip(places, _decide(batch.rows(places), versions, arm, live, tried, on_failed), strict=True)
+    for (by_rules, by_model), places in arms.items():
+        rules = _version(deciding.rules_challenger, deciding.rules, is_tried=by_rules)
+        model = _version(deciding.model_challenger, deciding.model, is_tried=by_model)
+        some = batch.rows(places)
+        made = _decide(some, rules, model, live, tried, on_failed) if by_rules or by_model else live(some)
+        decisions |= zip(places, made, strict=True)
     return [decisions[i] for i in range(len(batch.transactions))]
 
 
 def _decide(
     batch: ScoringInput,
-    versions: Versions,
-    arm: tuple[bool, bool],
+    rules: RuleSet | None,
+    model: Model | None,
     live: Callable[[ScoringInput], list[Decision]],
     tried: Score,
     on_failed: OnFailed,
 ) -> list[Decision]:
-    if arm == (False, False):
-        return live(batch)
-    rules = versions.rules_challenger.version if arm[0] and versions.rules_challenger is not None else versions.rules
-    model = versions.model_challenger.version if arm[1] and versions.model_challenger is not None else versions.model
     try:
         return tried(batch, rules, model)
     except Exception as error:  # noqa: BLE001 - whatever it is: a payment must not wait for the repair of something that is being tried
@@ -74,13 +72,9 @@ def _decide(
         return live(batch)
 
 
-def _is_tried(challenger: Challenger[T] | None, name: Callable[[T], str], tx: Transaction) -> bool:
-    return challenger is not None and is_chosen(name(challenger.version), tx.tenant_id, tx.card_id, challenger.traffic_percentage)
+def _decides(challenger: Challenger[T] | None, tx: Transaction) -> bool:
+    return challenger is not None and challenger.decides(tx)
 
 
-def _hash_of(rules: RuleSet) -> str:
-    return rules.hash
-
-
-def _sha256_of(model: Model) -> str:
-    return model.sha256
+def _version(challenger: Challenger[T] | None, live: T | None, *, is_tried: bool) -> T | None:
+    return challenger.version if is_tried and challenger is not None else live

@@ -102,13 +102,12 @@ class ShadowLane:
 
 
 def _trials(versions: Versions) -> list[_Trial]:
+    rules, model = versions.rules_challenger, versions.model_challenger
     trials = []
-    if versions.rules_challenger is not None:
-        rules = versions.rules_challenger.version
-        trials.append(_Trial(RULES, rules.hash, rules, versions.model))
-    if versions.model_challenger is not None:
-        model = versions.model_challenger.version
-        trials.append(_Trial(MODEL, model.sha256, versions.rules, model))
+    if rules is not None:
+        trials.append(_Trial(RULES, rules.hash, rules.version, versions.model))
+    if model is not None:
+        trials.append(_Trial(MODEL, model.hash, versions.rules, model.version))
     return trials
 
 

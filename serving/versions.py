@@ -154,4 +154,4 @@ class ModelChallengers(_Challengers[Model]):
         return record.challenger_sha256, record.traffic_percentage
 
     def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[Model]:
-        return Challenger(load_model(self._models_dir, tried), share(traffic_percentage))
+        return Challenger(tried, load_model(self._models_dir, tried), share(traffic_percentage))

@@ -163,8 +163,7 @@ class _Raising(ModelChallengers):
     """A model that loads, and fails whenever it is asked."""
 
     def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[Model]:
-        del tried
-        return Challenger(cast(Model, FakeModel(error=ArithmeticError("as a test wants it"))), traffic_percentage)
+        return Challenger(tried, cast(Model, FakeModel(error=ArithmeticError("as a test wants it"))), traffic_percentage)
 
 
 class _WithRaising(Pipeline):
@@ -285,7 +284,7 @@ def test_both_doors_choose_the_same_cards() -> None:
     rng, clock_ms, tried = random.Random(2), START_MS, 0
     stream = Stream(Pipeline(shards=1, rules=SHIPPED.to_json()))
     stream.pipeline.send(0, [rules_record(SHIPPED, tried=DRAFT, percent=50.0)])
-    in_force = InForce(model=None, rules=SHIPPED, rules_challenger=Challenger(DRAFT, 50.0))
+    in_force = InForce(model=None, rules=SHIPPED, rules_challenger=Challenger(DRAFT.hash, DRAFT, 50.0))
     world = World(in_force=in_force, now_ms=lambda: NOW_MS, work=lambda: 0.0)
     for number in range(200):
         clock_ms += rng.choice([20_000, 60_000, 300_000])
@@ -307,7 +306,7 @@ def test_an_answer_of_the_api_is_the_same_beside_challengers() -> None:
     model = FakeModel(0.9)
     worlds = [
         World(in_force=InForce(FakeModel(), SHIPPED, *tried), now_ms=lambda: NOW_MS, work=lambda: 0.0)
-        for tried in ((None, None), (Challenger(DRAFT, 0.0), Challenger(cast(Model, model), 0.0)))
+        for tried in ((None, None), (Challenger(DRAFT.hash, DRAFT, 0.0), Challenger(model.sha256, cast(Model, model), 0.0)))
     ]
     made = []
     for world in worlds:

@@ -54,7 +54,7 @@ class _Door:
     def __init__(self, model: FakeModel, *, live: FakeModel | None = None) -> None:
         self.now_s, self.worked_s = 100.0, 0.0
         model.sha256 = "c" * 64
-        in_force = InForce(live or FakeModel(0.1), RULES, model_challenger=Challenger(model, 50.0))  # type: ignore[arg-type]
+        in_force = InForce(live or FakeModel(0.1), RULES, model_challenger=Challenger("c" * 64, model, 50.0))  # type: ignore[arg-type]
         self.sides = Sides(Scorer("api", "test"), in_force, clock=lambda: self.now_s, work=lambda: self.worked_s)
 
     def decide(self) -> list[Decision]:
@@ -100,6 +100,6 @@ def test_a_challenger_that_is_slow_is_left_out() -> None:
 
 
 def test_a_challenger_of_a_side_that_is_down_does_not_decide_alone() -> None:
-    versions = Versions(RULES, None, Challenger(HALF, 50.0), Challenger(FakeModel(), 50.0))  # type: ignore[arg-type]
-    assert (versions.deciding.rules_challenger, versions.deciding.model_challenger) == (Challenger(HALF, 50.0), None)
-    assert not Versions(RULES, None, Challenger(HALF, 0.0)).deciding.has_rollout
+    versions = Versions(RULES, None, Challenger(HALF.hash, HALF, 50.0), Challenger(FakeModel.sha256, FakeModel(), 50.0))  # type: ignore[arg-type]
+    assert (versions.deciding.rules_challenger, versions.deciding.model_challenger) == (Challenger(HALF.hash, HALF, 50.0), None)
+    assert not Versions(RULES, None, Challenger(HALF.hash, HALF, 0.0)).deciding.has_rollout

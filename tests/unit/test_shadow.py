@@ -28,7 +28,7 @@ class _Trial:
         self.counted[kind, result] += events
 
     def ask(self, *decisions: Decision, rules: Any = None) -> list[str]:
-        versions = Versions(RULES, None, rules, Challenger(self.model, 0.0))  # type: ignore[arg-type]  # a model by its answer
+        versions = Versions(RULES, None, rules, Challenger(self.model.sha256, self.model, 0.0))  # type: ignore[arg-type]  # a model by its answer
         return [shadow.outcome for shadow in self.lane.ask(batch(len(decisions)), decisions, versions)]
 
 
@@ -82,7 +82,7 @@ def test_one_that_is_slow_answers_and_rests_after_three_times() -> None:
 
 def test_a_failure_of_one_challenger_is_not_the_others() -> None:
     trial = _Trial(FakeModel(error=ValueError("of a test")))
-    rules = Challenger(RULES, 0.0)
+    rules = Challenger(RULES.hash, RULES, 0.0)
     outcomes = [trial.ask(*decided(2, rule_set_hash="0" * 64), rules=rules) for _ in range(5)]
     assert [len(one) for one in outcomes] == [2] * 5
     assert trial.counted["rules", "same"] == 10
