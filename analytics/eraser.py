@@ -42,7 +42,7 @@ class Eraser:
         if not self._forgotten:
             return {topic: pl.DataFrame(schema=ROW) for topic in batch}
         older = {topic: self._forgotten.older(found.positions()) for topic, found in batch.items()}
-        gone = [older[ledger.DECISIONS]] if ledger.DECISIONS in older else []
+        gone = [older[topic] for topic in (ledger.DECISIONS, ledger.SHADOWS) if topic in older]
         if erasures is not None:
             gone.append(self._forgotten.older(self._store.positions_of(erasures)))
         if erasures is not None or any(len(some) for some in gone):

@@ -14,7 +14,7 @@ from serving import ledger
 
 __all__ = ["TOPICS", "Place", "behind", "read_offsets", "topic_ids"]
 
-TOPICS = (ledger.DECISIONS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
+TOPICS = (ledger.DECISIONS, ledger.SHADOWS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
 _TIMEOUT_S = 10.0
 
 

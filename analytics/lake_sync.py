@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from analytics.erasure import Forgotten
-from analytics.lag import TOPICS, Place, behind, topic_ids
+from analytics.lag import Place, behind, topic_ids
 from analytics.lake import Lake, Subject
 from analytics.lake_rows import LakeRows
 from analytics.ledger_reader import Batch, LedgerReader
 from analytics.ledger_rows import LedgerRows, Tables, Value
 from serving import ledger
 from serving.codec import Codec
+from training.ledger_history import LEDGER_TOPICS
 
 __all__ = ["Synced", "sync"]
 
@@ -42,8 +43,8 @@ def sync(bootstrap_servers: str, codec: Codec, lake: Lake, on_behind: Callable[[
     """
     lake.prepare()
     lake.finish_erasure()
-    ids = topic_ids(bootstrap_servers, TOPICS)
-    ends = ledger.end_offsets(bootstrap_servers, TOPICS)
+    ids = topic_ids(bootstrap_servers, LEDGER_TOPICS)
+    ends = ledger.end_offsets(bootstrap_servers, LEDGER_TOPICS)
     places = [Place(end.topic, ids[end.topic], end.partition) for end in ends]
     done = lake.offsets([place for place in places if place.topic != ledger.ERASURES_APPLIED])
     reader = LedgerReader(bootstrap_servers, ids, done)

@@ -62,6 +62,12 @@ _LABEL_FIELDS = (
     *("tenant_id", "transaction_id", "is_fraud", "label_time_ms", "transaction_time_ms", "source"),
     *(f"entities.{name}" for name in (*_POSITION, "key")),
 )
+_SHADOW = (
+    *("kind", "hash", "outcome", "score", "model_score", "rules_score", "floor"),
+    *("live_outcome", "live_score", "live_model_sha256", "live_rule_set_hash", "door"),
+)
+_SHADOW_RULE = ("rule_id", "mode", "message")
+_SHADOW_FIELDS = (*_KEY, *_SHADOW, *(f"rules.{name}" for name in _SHADOW_RULE), *(f"entities.{name}" for name in (*_POSITION, "key")))
 _ERASURE_FIELDS = ("tenant_id", "kind", "key", "seq", "requested_ms")
 _TIMESTAMP = pa.timestamp("ms", "UTC")
 _EXPONENTS = {code: currency.exponent for code, currency in CURRENCIES.items()}
@@ -103,17 +109,22 @@ class Extracted:
 
 
 class LedgerRows:
-    """Reads records of the topics ``fraud-events``, ``labels-applied`` and ``erasures-applied``."""
+    """Reads records of the topics ``fraud-events``, ``shadow-decisions``, ``labels-applied`` and ``erasures-applied``."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._decisions = ColumnDecoder(codec, "decision", _DECISION_FIELDS, {"features": CATALOGUE.size})
+        self._shadows = ColumnDecoder(codec, "shadow_decision", _SHADOW_FIELDS)
         self._labels = ColumnDecoder(codec, "label_applied", _LABEL_FIELDS)
         self._erasures = ColumnDecoder(codec, "erasure_applied", _ERASURE_FIELDS)
 
     def decisions(self, values: Sequence[Value]) -> Extracted:
         """Rows of transactions, decisions, rule_hits and reasons."""
         return self._extract(self._decisions, values, self._decision_tables)
+
+    def shadows(self, values: Sequence[Value]) -> Extracted:
+        """Rows of shadow_decisions."""
+        return self._extract(self._shadows, values, _shadow_tables)
 
     def labels(self, values: Sequence[Value]) -> Extracted:
         """Rows of labels."""
@@ -251,6 +262,21 @@ def _value(decision: Decision, position: int) -> float:
     return float(decision.features[position]) if 0 <= position < len(decision.features) else float("nan")
 
 
+def _shadow_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
+    frame, rules = columns.frame, columns.items["rules"]
+    shadows = frame.select(
+        "tenant_id",
+        "decision_id",
+        "transaction_id",
+        _time("event_time_ms").alias("event_time"),
+        _time("recorded_at"),
+        *_SHADOW,
+        *(_gathered(rules, name, frame.height).alias(f"rule_{name.removeprefix('rule_')}s") for name in _SHADOW_RULE),
+        "version",
+    )
+    return {"shadow_decisions": _arrow(shadows)}, partial(_named_positions, frame, columns.items["entities"])
+
+
 def _label_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
     frame = columns.frame
     identities = [decision_id(tenant, transaction) for tenant, transaction in frame.select("tenant_id", "transaction_id").iter_rows()]
@@ -266,7 +292,7 @@ def _label_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Ta
         "source",
         "version",
     )
-    return {"labels": _arrow(labels)}, partial(_label_positions, frame, columns.items["entities"])
+    return {"labels": _arrow(labels)}, partial(_named_positions, frame, columns.items["entities"])
 
 
 def _erasure_tables(columns: Columns, _values: Sequence[bytes | None]) -> tuple[Tables, Positions]:
@@ -298,9 +324,9 @@ def _positions(decisions: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
     return named.join(entities.select("row", "kind", "seq"), on=["row", "kind"], how="left").drop("row")
 
 
-def _label_positions(labels: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
+def _named_positions(records: pl.DataFrame, entities: pl.DataFrame) -> pl.DataFrame:
     rows = (
-        labels.select("tenant_id", "decision_id", "version").with_row_index("row").with_columns(pl.col("row").cast(entities["row"].dtype))
+        records.select("tenant_id", "decision_id", "version").with_row_index("row").with_columns(pl.col("row").cast(entities["row"].dtype))
     )
     return rows.join(entities, on="row").drop("row")
 

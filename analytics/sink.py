@@ -73,6 +73,7 @@ class Sink:
         rows = LedgerRows(codec)
         self._extract: dict[str, Callable[[Sequence[Value]], Extracted]] = {
             ledger.DECISIONS: rows.decisions,
+            ledger.SHADOWS: rows.shadows,
             ledger.LABELS_APPLIED: rows.labels,
             ledger.ERASURES_APPLIED: rows.erasures,
         }

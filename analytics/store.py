@@ -20,11 +20,14 @@ from fraud.errors import Unavailable
 
 __all__ = ["Store", "batch_token", "prepare"]
 
-_HOLD_A_SUBJECT = ("transactions", "decisions", "rule_hits", "reasons", "labels")
+# What a challenger said has a topic of its own, so its version is not the decision's: the ledger may take it a moment after the erasure
+# that it is older than.  The number is longer than a transaction of the ledger.
+_AFTER_MS = 10_000
+_HOLD_A_SUBJECT = {**dict.fromkeys(("transactions", "decisions", "rule_hits", "reasons", "labels"), 0), "shadow_decisions": _AFTER_MS}
 _ASKED_AT_ONCE = 500  # parameters travel in the URL, which ends at 64 KB in the embedded engine's server
 
-# What was written of decisions up to the version at which they were erased; `table` is one of the above.  Erased before yesterday: long
-# gone, and no writer is on its way that could bring it back.  The condition with IN is for the primary key, which a join does not use.
+# What was written of decisions up to the version at which they were erased; `table` and `after_ms` stand above.  Erased before yesterday:
+# long gone, and no writer is on its way that could bring it back.  The condition with IN is for the primary key, which a join does not use.
 _STALE = """
 SELECT t.tenant_id, t.decision_id, t.version FROM {table} AS t
 INNER JOIN
@@ -33,7 +36,7 @@ INNER JOIN
     WHERE erased_at > now() - INTERVAL 1 DAY GROUP BY tenant_id, decision_id
 ) AS e ON e.tenant_id = t.tenant_id AND e.decision_id = t.decision_id
 WHERE (t.tenant_id, t.decision_id) IN (SELECT tenant_id, decision_id FROM erased_decisions WHERE erased_at > now() - INTERVAL 1 DAY)
-    AND t.version <= e.until
+    AND t.version <= e.until + {after_ms}
 """
 # `column` is one of IDENTITIES
 _POSITIONS_OF = """
@@ -158,7 +161,8 @@ class Store:
             if not gone.is_empty():
                 rows = gone.select(GONE.keys()).sort("tenant_id", "decision_id")
                 self.write({"erased_decisions": rows.to_arrow(compat_level=pl.CompatLevel.oldest())}, batch_token(rows.rows()))
-            return {name: count for name in _HOLD_A_SUBJECT if (count := self._delete(name, _STALE.format(table=name)))}
+            stale = {name: _STALE.format(table=name, after_ms=after_ms) for name, after_ms in _HOLD_A_SUBJECT.items()}
+            return {name: count for name, sql in stale.items() if (count := self._delete(name, sql))}
         except FAILURES as error:
             raise self._lost(error) from error
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from api.blocked import Blocked
-from api.breakers import Breaker
 from api.features import Evaluated, FeatureReader, States, View
 from api.idempotency import FINISH_SCRIPT, Claim, Claims, Standing
 from api.metrics import ApiMetrics
@@ -26,7 +25,8 @@ from api.sides import Sides
 from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Entity, Transaction, decision_id, entities_of
-from fraud.rules import RuleSet
+from serving.breakers import Breaker
+from serving.challengers import Versions, asked_features
 from serving.codec import Codec
 from serving.decision_index import keep_command
 from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
@@ -151,12 +151,12 @@ class Answers:
         reading = await self._claim_and_read(questions)
         mine = [one for one in questions if one.result is None and not one.waits]
         if mine:
-            rules = self._with.sides.rules
-            asked = () if rules is None else rules.extra
+            versions = self._with.sides.versions
+            asked = asked_features(versions.rules, versions.rules_challenger)
             evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states, asked)
             timing.features_s = self._clock() - read_s
             self._with.metrics.features(timing.features_s)
-            bodies = self._decide(mine, evaluated, rules, reading.read_at_ms, trace, timing)
+            bodies = self._decide(mine, evaluated, versions, reading.read_at_ms, trace, timing)
             await self._finish(mine, bodies)
         await self._give_back([one for one in questions if isinstance(one.result, Exception)])
         await self._wait_for_others([one for one in questions if one.waits])
@@ -200,7 +200,7 @@ class Answers:
                     one.result = _already_decided(one.transaction)
 
     def _decide(
-        self, mine: list[_Question], evaluated: Evaluated, rules: RuleSet | None, read_at_ms: int, trace: Trace, timing: Timing
+        self, mine: list[_Question], evaluated: Evaluated, versions: Versions, read_at_ms: int, trace: Trace, timing: Timing
     ) -> list[bytes]:
         begin_s = self._clock()
         transactions = [one.transaction for one in mine]
@@ -212,8 +212,9 @@ class Answers:
                 entities=[[] if evaluated.views is None else [view.position(1) for view in views] for views in _views(evaluated, mine)],
                 blacklisted=self._with.blocked.lists_of(transactions),
                 extra=evaluated.extra,
+                extra_names=asked_features(versions.rules, versions.rules_challenger),
             ),
-            rules,
+            versions,
         )
         timing.scoring_s = self._clock() - begin_s
         self._with.metrics.scored(timing.scoring_s)

@@ -56,9 +56,11 @@ class ReleaseBody(BaseModel):
     version: int
     action: str
     rule_set_hash: str = Field(description="What decisions made with it carry.")
-    base_hash: str = Field(description="The promoted set, without what is tried in shadow.")
+    base_hash: str = Field(description="The promoted set; another one in old releases alone, which tried rules within the set in force.")
     author: str
     created_ms: int
+    challenger_hash: str | None = Field(description="The set that is tried beside it.")
+    traffic_percentage: float = Field(description="Of how many percent of the cards the challenger decides; behind the rest it is asked.")
 
 
 class InForceBody(ReleaseBody):

@@ -133,9 +133,9 @@ class Client:
         """Try a set beside the version that was looked at."""
         return self._change(f"/v1/rules/sets/{rule_set_hash}/shadow", looked_at)
 
-    def promote_rules(self, rule_set_hash: str, *, looked_at: int) -> ReleaseBody:
-        """Put a set in force in place of the version that was looked at."""
-        return self._change(f"/v1/rules/sets/{rule_set_hash}/promote", looked_at)
+    def promote_rules(self, rule_set_hash: str, *, looked_at: int, traffic_percentage: float = 100.0) -> ReleaseBody:
+        """Put a set in force in place of the version that was looked at, or beside it for a share of the cards."""
+        return self._change(f"/v1/rules/sets/{rule_set_hash}/promote?traffic_percentage={traffic_percentage}", looked_at)
 
     def roll_back_rules(self, *, looked_at: int, version: int | None = None) -> ReleaseBody:
         """Put an earlier set back in force."""

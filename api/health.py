@@ -15,13 +15,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.breakers import Breaker, BreakerState
 from api.metrics import ApiMetrics
 from api.publisher import KafkaPublisher
 from api.redis_channel import Redis
 from api.releases import ReleaseFollower
 from api.sides import InForce
 from fraud.errors import Unavailable
+from serving.breakers import Breaker, BreakerState
 
 __all__ = ["Health", "Readiness", "router"]
 

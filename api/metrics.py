@@ -12,9 +12,9 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.breakers import Breaker, BreakerState
 from api.publisher import KafkaPublisher
 from fraud.decide import Outcome
+from serving.breakers import Breaker, BreakerState
 from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
 from serving.metrics import metric
 from serving.records import Decision

@@ -21,6 +21,7 @@ from analytics.chart_worker import ChartWorker
 from analytics.lag import TOPICS, behind, topic_ids
 from analytics.reader import Reader, ReaderAccount
 from analytics.reports import Reports
+from analytics.shadow import challengers
 from analytics.views import decision_view, newest_stopped, overview, rule_performance
 from api.decisions import DECISION_ID, DecisionId
 from api.desk import AtDesk
@@ -141,9 +142,16 @@ def overview_page(caller: Person, parts: Parts, renderer: TheRenderer, live: Ann
 
 @router.get("/rules")
 def rules_page(caller: Person, parts: Parts, renderer: TheRenderer) -> Response:
-    """How often each rule fired, and on what."""
+    """How often each rule fired, and on what; and what was tried beside the decisions."""
     rules = rule_performance(parts.house, caller.tenant_id)
-    return renderer.page("rules.html", current=f"{PAGES}/rules", caller=caller, rules=rules, precision=parts.charts.precision(rules))
+    return renderer.page(
+        "rules.html",
+        current=f"{PAGES}/rules",
+        caller=caller,
+        rules=rules,
+        precision=parts.charts.precision(rules),
+        challengers=challengers(parts.house, caller.tenant_id),
+    )
 
 
 @router.get("/decisions")

@@ -16,9 +16,10 @@ from confluent_kafka import KafkaError, Message
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from serving import ledger, model_files
+from serving.challengers import Challenger
 from serving.codec import Codec
 from serving.model import Model, ModelRefused, load_model
-from serving.versions import VersionedModels, VersionedRules
+from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
 
 __all__ = ["ReleaseFollower", "Releases"]
 
@@ -50,19 +51,26 @@ class Releases:
         self._models_dir = models_dir
         self._rules = VersionedRules(codec, default_rules)
         self._models = VersionedModels(codec, models_dir, _production(models_dir))
+        self._rule_challengers, self._model_challengers = RuleChallengers(codec), ModelChallengers(codec, models_dir)
         self._on_refused = on_refused
         self._refused: set[str] = set()
         self.rules: RuleSet | None = self._rules.of(_EVERYTHING, _nothing_kept)
         self.model: Model | None = self._default_model()
+        self.rules_challenger: Challenger[RuleSet] | None = None
+        self.model_challenger: Challenger[Model] | None = None
 
     def adopt(self, topic: str, value: bytes | None) -> bool:
-        """Put a control record in force; False when it is refused."""
-        if topic == "rules":
-            adopted = self._rules.adopt(_EVERYTHING, value) is not None
-            self.rules = self._rules.of(_EVERYTHING, _nothing_kept) if adopted else self.rules
-        else:
-            adopted = self._models.adopt(_EVERYTHING, value) is not None
-            self.model = self._models.of(_EVERYTHING, _nothing_kept) if adopted else self.model
+        """Put a control record in force, and try what it tries; False when either is refused."""
+        versions = self._rules if topic == "rules" else self._models
+        adopted = versions.adopt(_EVERYTHING, value) is not None
+        if adopted and topic == "rules":
+            _, adopted = self._rule_challengers.adopt_or_withdraw(_EVERYTHING, value)
+            self.rules = self._rules.of(_EVERYTHING, _nothing_kept)
+            self.rules_challenger = self._rule_challengers.of(_EVERYTHING, _nothing_kept)
+        elif adopted:
+            _, adopted = self._model_challengers.adopt_or_withdraw(_EVERYTHING, value)
+            self.model = self._models.of(_EVERYTHING, _nothing_kept)
+            self.model_challenger = self._model_challengers.of(_EVERYTHING, _nothing_kept)
         if not adopted:
             self._on_refused(topic)
             _log.error("release_refused", topic=topic)

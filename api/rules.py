@@ -1,4 +1,4 @@
-"""Rules over HTTP: looked at, checked, drafted, tried in shadow, promoted, rolled back; every change is in the audit log.
+"""Rules over HTTP: looked at, checked, drafted, tried in shadow, rolled out, promoted, rolled back; every change is in the audit log.
 
 The version in force is the entity tag: a change says with ``If-Match`` which version its author has looked at.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from api.bodies import DraftBody, InForceBody, ReleaseBody, RollbackBody, RuleBody, RuleSetBody, VerdictBody
 from api.desk import AtDesk, Desk, actor_of
@@ -28,6 +28,8 @@ router = APIRouter(prefix="/v1/rules", tags=["rules"], route_class=StrictRoute)
 Reader = Annotated[Caller, require(Role.ANALYST, Role.LEAD, Role.ADMIN)]
 Editor = Annotated[Caller, require(Role.LEAD, Role.ADMIN)]
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Hash of a rule set.")]
+_ALL = 100.0
+Share = Annotated[float, Query(gt=0, le=_ALL, allow_inf_nan=False, description="Of how many percent of the cards it decides.")]
 IfMatch = Annotated[str, Header(alias="if-match", pattern=r'^"?[0-9]{1,12}"?$', description="The version that was looked at.")]
 
 
@@ -90,23 +92,35 @@ _CHANGES = responses(404, 412, 422, 428)
 def shadow(
     rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
-    """Try a set beside the one in force: its rules are evaluated and reported, and count for nothing."""
+    """Try a set beside the one in force: it is asked behind every decision and reported, and decides nothing."""
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.shadow(actor, rule_set_hash, at))
 
 
 @router.post("/sets/{rule_set_hash}/promote", operation_id="promote_rules", responses=_CHANGES)
 def promote(
-    rule_set_hash: Digest, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
+    rule_set_hash: Digest,
+    caller: Editor,
+    desk: AtDesk,
+    request: Request,
+    response: Response,
+    if_match: IfMatch = "",
+    traffic_percentage: Share = _ALL,
 ) -> ReleaseBody:
-    """Put a kept set in force, in stream and API, without a restart."""
-    return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.promote(actor, rule_set_hash, at))
+    """Put a kept set in force, in stream and API, without a restart; for a share of the cards where one is given."""
+
+    def promoted(book: RuleBook, actor: Actor, at: int) -> Release:
+        if traffic_percentage < _ALL:
+            return book.roll_out(actor, rule_set_hash, traffic_percentage, at)
+        return book.promote(actor, rule_set_hash, at)
+
+    return _change(desk, caller, request, response, if_match, promoted)
 
 
 @router.post("/rollback", operation_id="roll_back_rules", responses=responses(400, 404, 412, 422, 428))
 def roll_back(
     body: RollbackBody, caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = ""
 ) -> ReleaseBody:
-    """Put an earlier set back in force, under a new number."""
+    """Take a rollout back to a shadow; without one, or with a version, put an earlier set back in force under a new number."""
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.roll_back(actor, body.version, at))
 
 

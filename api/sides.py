@@ -4,6 +4,9 @@ Both work inside this process, so a call cannot be cut off, and a hop to a threa
 together.  The limit interrupts nobody: a call that is under way is waited for.  What it bounds is the damage: a call beyond it counts as
 a failure, and after three in a row the side is left out until one call that is quick again.
 
+A challenger that decides for a share of the cards has a breaker of its own: while it fails or is slow, what is in force decides for
+those cards too.
+
 The limit is on the processor's time, since a side waits for nothing.  On a machine that is too busy, time by the clock passes for
 everything alike: to take sides down for that would turn slow answers into refused payments.
 """
@@ -16,10 +19,12 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from api.breakers import Breaker
 from fraud.rules import RuleSet
+from serving.breakers import Breaker
+from serving.challengers import Challenger, Versions
 from serving.model import Model
 from serving.records import Decision
+from serving.rollout import score_by_card
 from serving.scoring import Scorer, ScoringInput
 
 __all__ = ["LIMIT_S", "InForce", "Sides"]
@@ -37,6 +42,12 @@ class InForce(Protocol):
 
     @property
     def rules(self) -> RuleSet | None: ...
+
+    @property
+    def rules_challenger(self) -> Challenger[RuleSet] | None: ...
+
+    @property
+    def model_challenger(self) -> Challenger[Model] | None: ...
 
 
 class _SideFailed(Exception):
@@ -63,6 +74,10 @@ class _Side:
             raise _SideFailed(self) from error
         finally:
             self.spent_s += self._clock() - begun_s
+
+    def judge(self, events: int) -> None:
+        """Tell the breaker whether the work for so many events, which succeeded, was done in time."""
+        (self.breaker.failed if self.spent_s > LIMIT_S * events else self.breaker.succeeded)()
 
 
 class _WatchedModel:
@@ -110,20 +125,41 @@ class Sides:
         clock: Callable[[], float] = time.monotonic,
         work: Callable[[], float] = time.thread_time,
     ) -> None:
-        self.breakers = {name: Breaker(name, clock=clock) for name in ("model", "rules")}
+        self.breakers = {name: Breaker(name, clock=clock) for name in ("model", "rules", "challenger")}
         self._scorer = scorer
         self._in_force = in_force
         self._work = work
 
     @property
-    def rules(self) -> RuleSet | None:
-        """The rule set in force: what it asks for must be evaluated before it can be asked."""
-        return self._in_force.rules
+    def versions(self) -> Versions:
+        """What decides now: what the rules ask for must be evaluated before they can be asked."""
+        now = self._in_force
+        return Versions(now.rules, now.model, now.rules_challenger, now.model_challenger).deciding
 
-    def score(self, batch: ScoringInput, rules: RuleSet | None) -> list[Decision]:
-        """Decide a batch with the rule set that its extra features were evaluated for; never fails for a side that does."""
+    def score(self, batch: ScoringInput, versions: Versions) -> list[Decision]:
+        """Decide a batch with the versions that its extra features were evaluated for; never fails for a side that does."""
+        if versions.has_rollout and not self.breakers["challenger"].admits():
+            versions = Versions(versions.rules, versions.model)
+        return score_by_card(
+            batch,
+            versions,
+            live=lambda some: self._score(some, versions.rules, versions.model),
+            tried=self._score_tried,
+            on_failed=lambda _events, error: self._note_tried(error),
+        )
+
+    def _score_tried(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
+        side = _Side(self.breakers["challenger"], self._work)
+        decisions: list[Decision] = side.run(self._scorer.score, batch, rules, model)
+        side.judge(len(batch.transactions))
+        return decisions
+
+    def _note_tried(self, error: Exception) -> None:
+        self.breakers["challenger"].failed()
+        _log.error("side_failed", side="challenger", exc_info=error.__cause__)
+
+    def _score(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
         model_side, rules_side = (_Side(self.breakers[name], self._work) for name in ("model", "rules"))
-        model = self._in_force.model
         watched_model = None if model is None or not model_side.breaker.admits() else cast(Model, _WatchedModel(model, model_side))
         watched_rules = None if rules is None or not rules_side.breaker.admits() else cast(RuleSet, _WatchedRules(rules, rules_side))
         while True:
@@ -138,10 +174,7 @@ class Sides:
                     watched_rules = None
             else:
                 break
-        limit_s = LIMIT_S * len(batch.transactions)
         for side, used in ((model_side, watched_model), (rules_side, watched_rules)):
-            if used is not None and side.spent_s > limit_s:
-                side.breaker.failed()
-            elif used is not None:
-                side.breaker.succeeded()
+            if used is not None:
+                side.judge(len(batch.transactions))
         return decisions

@@ -20,6 +20,7 @@ __all__ = [
     "add_group",
     "count",
     "existing_file",
+    "percentage",
     "rate",
     "share",
     "split_after",
@@ -87,6 +88,17 @@ def share(text: str) -> float:
         value = -1.0
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def percentage(text: str) -> float:
+    """An argument that is a number of percent, above 0 and up to 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 100.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 100")
     return value
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cli import backtest
-from cli.arguments import FINDING, GOOD, add_command, add_group, count, existing_file
+from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, count, existing_file, percentage
 from cli.output import print_error, print_lines, print_table, report, stopwatch
+from cli.shadow import add_report, print_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,22 +68,33 @@ def register(commands: Commands) -> None:
     validate.add_argument("file", type=existing_file)
     draft = add_command(rules, "draft", _rules_draft, "keep a rule file under its hash, for others to look at and try")
     draft.add_argument("file", type=existing_file)
-    shadow = add_command(rules, "shadow", _rules_shadow, "try a draft beside the rules in force: reported, and counting for nothing")
-    shadow.add_argument("hash", help="of the draft, or the start of it")
+    shadow = add_command(rules, "shadow", _rules_shadow, "try a draft behind every decision: reported, and deciding nothing")
+    add_report(shadow, "draft")
     backtest.register(rules)
     promote = add_command(rules, "promote", _rules_promote, "put a rule file in force in the running job, without a restart")
     promote.add_argument("file", type=existing_file)
-    rollback = add_command(rules, "rollback", _rules_rollback, "put an earlier version back in force, under a new number")
-    rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the set before the one in force)")
+    _add_percent(promote)
+    rollback = add_command(rules, "rollback", _rules_rollback, "take a rollout back to a shadow, or put an earlier version back in force")
+    rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the rollout's, or the set before)")
     add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
 
-    model = add_group(commands, "model", "the models: list, train, promote")
+    model = add_group(commands, "model", "the models: list, train, shadow, promote, rollback, withdraw")
     add_command(model, "list", _model_list, "published models and their metrics")
     train = add_command(model, "train", _model_train, "train on generated history and publish, without promoting")
     train.add_argument("--rows", type=int, default=150_000)
     train.add_argument("--seed", type=int, default=8)
     choose = add_command(model, "promote", _model_promote, "put a published model in force in the running job, without a restart")
+    challenge = add_command(model, "shadow", _model_shadow, "try a published model behind every decision: reported, and deciding nothing")
     choose.add_argument("sha256", help="its SHA-256, or the start of it")
+    add_report(challenge, "model")
+    _add_percent(choose)
+    add_command(model, "rollback", _model_rollback, "take a rollout back to a shadow, or put the model before back in force")
+    add_command(model, "withdraw", _model_withdraw, "try no model any more: the one in production decides for all cards")
+
+
+def _add_percent(promote: argparse.ArgumentParser) -> None:
+    help_ = "decide for P %% of the cards, always the same ones; what is in force keeps the others (default 100: all)"
+    promote.add_argument("--percent", type=percentage, default=100.0, metavar="P", help=help_)
 
 
 def _stack() -> Stack:
@@ -106,6 +118,12 @@ def _done(arguments: argparse.Namespace, payload: dict[str, Any], line: str) -> 
 
 def _on_its_way(version: int | str, rule_set_hash: str) -> str:
     return f"version {version} is on its way to the job; decisions will carry {rule_set_hash}"
+
+
+def _tried(release: Release) -> str:
+    if release.challenger_hash is None:
+        return ""
+    return f"; {release.challenger_hash} decides for {release.traffic_percentage:g} % of the cards and is asked about the others"
 
 
 def _job_status(arguments: argparse.Namespace) -> int:
@@ -178,10 +196,16 @@ def _patterns_scan(arguments: argparse.Namespace) -> int:
 def _rules_list(arguments: argparse.Namespace) -> int:
     from infra.releases import rules_in_force  # noqa: PLC0415
 
-    version, rules = rules_in_force(_stack().plan)
-    payload = {"version": version, "hash": rules.hash, "rules": [rule.to_plain() for rule in rules.rules]}
+    release, rules = rules_in_force(_stack().plan)
+    payload = {
+        "version": release.version,
+        "hash": rules.hash,
+        "challenger_hash": release.challenger_hash,
+        "traffic_percentage": release.traffic_percentage,
+        "rules": [rule.to_plain() for rule in rules.rules],
+    }
     rows = [(rule.id, rule.state, rule.severity, rule.score, rule.floor.name if rule.floor else "", rule.when) for rule in rules.rules]
-    heading = f"version {version}, hash {rules.hash}"
+    heading = f"version {release.version}, hash {rules.hash}{_tried(release)}"
     report(
         payload,
         as_json=arguments.json,
@@ -210,11 +234,11 @@ def _rules_promote(arguments: argparse.Namespace) -> int:
     from infra.releases import promote_rules  # noqa: PLC0415
 
     try:
-        release = promote_rules(_stack().plan, arguments.file, author=getpass.getuser())
+        release = promote_rules(_stack().plan, arguments.file, author=getpass.getuser(), traffic_percentage=arguments.percent)
     except InvalidRules as error:
         print_error(str(error))
         return FINDING
-    return _done(arguments, asdict(release), _on_its_way(release.version, release.identity))
+    return _done(arguments, asdict(release), _of_the_cards(_on_its_way(release.version, release.identity), release.traffic_percentage))
 
 
 def _rules_draft(arguments: argparse.Namespace) -> int:
@@ -233,7 +257,16 @@ def _rules_draft(arguments: argparse.Namespace) -> int:
 
 
 def _rules_shadow(arguments: argparse.Namespace) -> int:
+    if arguments.report:
+        return print_report(arguments, "rules")
+    if not arguments.hash:
+        return _nothing_to_try()
     return _released(arguments, lambda book, actor: book.shadow(actor, book.find(arguments.hash)))
+
+
+def _nothing_to_try() -> int:
+    print_error("say by its hash what to try, or --report")
+    return MISUSE
 
 
 def _rules_rollback(arguments: argparse.Namespace) -> int:
@@ -249,7 +282,8 @@ def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor],
     except UnknownRules as error:
         print_error(str(error))
         return FINDING
-    return _done(arguments, asdict(release), _on_its_way(release.version, release.rule_set_hash))
+    line = _on_its_way(release.version, release.rule_set_hash) + _tried(release)
+    return _done(arguments, asdict(release), line)
 
 
 def _rules_history(arguments: argparse.Namespace) -> int:
@@ -283,13 +317,14 @@ def _model_list(arguments: argparse.Namespace) -> int:
     models = published_models(models_dir(_stack().layout))
     rows = [
         (
-            "*" if model["production"] else "",
+            model["status"],
+            f"{model['traffic_percentage']:g} %",
             model["sha256"],
             *(f"{name} {value:.4g}" for name, value in list(model["metrics"].items())[:4]),
         )
         for model in models
     ]
-    report({"models": models}, as_json=arguments.json, people=lambda: print_table(("", "sha256", "", "", "", ""), rows))
+    report({"models": models}, as_json=arguments.json, people=lambda: print_table(("status", "cards", "sha256", "", "", "", ""), rows))
     return GOOD
 
 
@@ -314,7 +349,39 @@ def _model_train(arguments: argparse.Namespace) -> int:
 
 
 def _model_promote(arguments: argparse.Namespace) -> int:
-    from infra.releases import promote_model  # noqa: PLC0415
+    from infra.releases import promote_model, try_model  # noqa: PLC0415
 
-    release = promote_model(_stack().plan, arguments.sha256)
-    return _done(arguments, asdict(release), f"model {release.identity} is on its way to the job")
+    plan, percent = _stack().plan, arguments.percent
+    release = promote_model(plan, arguments.sha256) if percent == 100.0 else try_model(plan, arguments.sha256, percent)
+    return _done(arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", percent))
+
+
+def _model_shadow(arguments: argparse.Namespace) -> int:
+    from infra.releases import try_model  # noqa: PLC0415
+
+    if arguments.report:
+        return print_report(arguments, "model")
+    if not arguments.hash:
+        return _nothing_to_try()
+    release = try_model(_stack().plan, arguments.hash, 0.0)
+    return _done(arguments, asdict(release), f"model {release.identity} will be asked behind every decision")
+
+
+def _model_rollback(arguments: argparse.Namespace) -> int:
+    from infra.releases import roll_back_model  # noqa: PLC0415
+
+    release = roll_back_model(_stack().plan)
+    return _done(
+        arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", release.traffic_percentage)
+    )
+
+
+def _model_withdraw(arguments: argparse.Namespace) -> int:
+    from infra.releases import withdraw_model  # noqa: PLC0415
+
+    release = withdraw_model(_stack().plan)
+    return _done(arguments, asdict(release), f"model {release.identity} decides for all cards")
+
+
+def _of_the_cards(text: str, traffic_percentage: float) -> str:
+    return text if traffic_percentage == 100.0 else f"{text}, for {traffic_percentage:g} % of the cards"

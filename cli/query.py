@@ -24,7 +24,7 @@ Ask the stack's ClickHouse, as its read-only account:
   ./fraudguard query list
 
 A table may hold a row twice until it is merged: read it with FINAL, or a view (v_decisions_labelled, v_rule_performance,
-v_model_quality, v_velocity, v_merchant_risk, v_latency, v_features), which does.
+v_model_quality, v_velocity, v_merchant_risk, v_latency, v_features, v_shadow), which does.
 """
 _FORMATS = ("table", "csv", "json", "parquet")
 

@@ -30,9 +30,10 @@ from serving.online_store import OnlineStore
 from serving.online_writer import BufferedWriter
 from serving.registry import HttpRegistry
 from serving.scoring import Scorer
+from serving.shadow import ShadowLane
 from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
-from serving.versions import VersionedModels, VersionedRules
+from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
 
@@ -89,7 +90,7 @@ def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
 
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
-    codec = _codec(settings)
+    codec, models_dir = _codec(settings), Path(settings.models_dir)
     blacklist = Blacklist(settings.redis_url)
 
     def blacklisted(transactions: Sequence[Transaction]) -> list[list[str]]:
@@ -100,9 +101,12 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
         codec,
         Scorer("stream", settings.code_version),
         VersionedRules(codec, settings.default_rules),
-        VersionedModels(codec, Path(settings.models_dir), settings.default_model),
+        VersionedModels(codec, models_dir, settings.default_model),
         CATALOGUE,
         _shared_handover(),
+        rule_challengers=RuleChallengers(codec),
+        model_challengers=ModelChallengers(codec, models_dir),
+        shadow=ShadowLane(metrics.shadowed),
         blacklisted=blacklisted,
         now_ms=now_ms,
         metrics=metrics,

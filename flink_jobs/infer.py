@@ -5,8 +5,9 @@ so decisions of one card keep the order of its events. An event that the API has
 enters the ledger as it was given, and how far the stream's own score is from it is the skew. What is being gathered is not part
 of the state: ``ingest`` emits the parts of a batch between two checkpoint barriers, and with aligned checkpoints each operator
 has taken in all that was sent before a barrier when it takes its snapshot, so no batch is ever half here at a checkpoint. Every
-attempt of the job numbers its batches from 1. Rule sets and model choices come through ``ingest`` with the number of the batch from
-which they are in force, and are part of this operator's state, so a restore scores with what was in force at the checkpoint.
+attempt of the job numbers its batches from 1. Rule sets and model choices, and what is tried beside them, come through ``ingest``
+with the number of the batch from which they are in force, and are part of this operator's state, so a restore scores with what was in
+force at the checkpoint. What is tried is asked when the batch's decisions are encoded, and its answers leave with them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from flink_jobs.cores import ByteMap, OutRow
@@ -26,19 +28,24 @@ from fraud.catalogue import Catalogue
 from fraud.decide import Outcome
 from fraud.events import KINDS, Kind, Label, Transaction, entities_of, entity_key
 from fraud.extra import extra_columns
-from fraud.rules import RuleSet
 from serving import ledger
+from serving.challengers import Versions, asked_features
 from serving.codec import Codec
 from serving.logs import DecisionLog
 from serving.records import Decision, EntityPosition, Erasure, ErasureApplied, LabelApplied
+from serving.rollout import score_by_card
 from serving.scoring import Scorer, ScoringInput, alert_of
+from serving.shadow import ShadowLane
 from serving.skew import had_the_same
 from serving.stream_metrics import StreamMetrics
-from serving.versions import VersionedModels, VersionedRules
+from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
 
 __all__ = ["Infer"]
 
 MAPS = ("control",)
+_CHALLENGER = "-challenger"  # beside ``rules`` and ``models`` in their map
+
+_log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -60,6 +67,9 @@ class Infer:
         models: models by SHA-256, loaded once.
         catalogue: layout of the vector.
         handover: from an ``ingest`` of the same process.
+        rule_challengers: rule sets that are tried.
+        model_challengers: models that are tried.
+        shadow: asks them.
         blacklisted: names of the lists that each of some transactions is on.
         now_ms: wall clock, for how long a decision took; no decision depends on it.
         metrics: what was decided.
@@ -74,6 +84,9 @@ class Infer:
         catalogue: Catalogue,
         handover: Handover,
         *,
+        rule_challengers: RuleChallengers,
+        model_challengers: ModelChallengers,
+        shadow: ShadowLane,
         blacklisted: Callable[[Sequence[Transaction]], Sequence[Sequence[str]]],
         now_ms: Callable[[], int],
         metrics: StreamMetrics,
@@ -82,6 +95,9 @@ class Infer:
         self._scorer = scorer
         self._rules = rules
         self._models = models
+        self._rule_challengers = rule_challengers
+        self._model_challengers = model_challengers
+        self._shadow = shadow
         self._columns = catalogue.slices
         self._size = catalogue.size
         self._home_width = catalogue.slices[Kind.CARD].stop
@@ -92,6 +108,7 @@ class Infer:
         self._metrics = metrics
         self._log = DecisionLog()
         self._gathering: dict[int, _Gathering] = {}
+        self._rollout_told = False
 
     def close(self) -> None:
         """Nothing to release."""
@@ -120,13 +137,21 @@ class Infer:
             self.control(shard, due.kind, due.body, maps)
 
     def control(self, shard: int, kind: str, payload: bytes | None, maps: Mapping[str, ByteMap]) -> None:
-        """Put a rule set or a model in force for a shard; one that cannot be used is refused and the old one stays."""
-        adopt = self._rules.adopt if kind == "rules" else self._models.adopt
-        accepted = adopt(shard, payload)
+        """Put a rule set or a model in force for a shard, and try what the record tries.
+
+        One that cannot be used is refused and everything stays; a challenger that cannot be used is refused and none is tried.
+        """
+        versions = self._rules if kind == "rules" else self._models
+        accepted = versions.adopt(shard, payload)
         if accepted is None:
             self._metrics.refused(kind)
             return
-        maps["control"].put(kind, accepted)
+        challengers = self._rule_challengers if kind == "rules" else self._model_challengers
+        tried, is_usable = challengers.adopt_or_withdraw(shard, payload)
+        if not is_usable:
+            self._metrics.refused(kind)
+        self._rollout_told = False
+        maps["control"].put_all({kind: accepted, kind + _CHALLENGER: tried})
 
     @staticmethod
     def _is_whole(gathering: _Gathering) -> bool:
@@ -145,11 +170,11 @@ class Infer:
             answers.append(FeaturePart.unpack(own))
         seqs = np.full((len(items), len(Kind)), -1, dtype=np.int64)
         seqs[:, Kind.CARD] = [item.card_seq for item in items]
-        rules = self._rules.of(shard, lambda: control.get("rules"))
-        names = () if rules is None else rules.extra
+        versions = self._versions(shard, control)
+        names = asked_features(versions.rules, versions.rules_challenger)
         extra = self._take_extra(items, answers, names) if names else None
         matrix = self._assemble(items, answers, seqs)
-        rows = self._decide(shard, items, matrix, extra, seqs, rules, control)
+        rows = self._decide(items, matrix, names, extra, seqs, versions)
         for position, item in enumerate(items):
             if item.kind == ItemKind.LABEL:
                 rows.append(self._label_row(self._codec.decode_label(item.body), seqs[position]))
@@ -158,6 +183,14 @@ class Infer:
             elif item.kind == ItemKind.DEAD_LETTER:
                 rows.append(OutRow(ledger.DEAD_LETTERS, None, item.body))
         return rows
+
+    def _versions(self, shard: int, control: ByteMap) -> Versions:
+        return Versions(
+            self._rules.of(shard, lambda: control.get("rules")),
+            self._models.of(shard, lambda: control.get("models")),
+            self._rule_challengers.of(shard, lambda: control.get("rules" + _CHALLENGER)),
+            self._model_challengers.of(shard, lambda: control.get("models" + _CHALLENGER)),
+        )
 
     def _assemble(self, items: list[Item], answers: list[FeaturePart], seqs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Feature vectors of the batch's items, ``float64[items, F]``; writes the entities' numbers into ``seqs``."""
@@ -191,46 +224,62 @@ class Infer:
 
     def _decide(
         self,
-        shard: int,
         items: list[Item],
         matrix: NDArray[np.float64],
+        extra_names: tuple[str, ...],
         extra: NDArray[np.float64] | None,
         seqs: NDArray[np.int64],
-        rules: RuleSet | None,
-        control: ByteMap,
+        versions: Versions,
     ) -> list[OutRow]:
         positions = [position for position, item in enumerate(items) if item.kind == ItemKind.TRANSACTION]
         if not positions:
             return []
         transactions = [items[position].transaction or self._codec.decode_transaction(items[position].body) for position in positions]
-        model = self._models.of(shard, lambda: control.get("models"))
+        batch = ScoringInput(
+            transactions=transactions,
+            features=matrix[positions],
+            late=[items[position].late for position in positions],
+            entities=[_positions(tx, seqs[position]) for tx, position in zip(transactions, positions, strict=True)],
+            blacklisted=self._blacklisted(transactions),
+            extra=None if extra is None else extra[positions],
+            extra_names=extra_names,
+        )
         began_s = time.perf_counter()
-        decisions = self._scorer.score(
-            ScoringInput(
-                transactions=transactions,
-                features=matrix[positions],
-                late=[items[position].late for position in positions],
-                entities=[_positions(tx, seqs[position]) for tx, position in zip(transactions, positions, strict=True)],
-                blacklisted=self._blacklisted(transactions),
-                extra=None if extra is None else extra[positions],
-            ),
-            rules,
-            model,
+        decisions = score_by_card(
+            batch,
+            versions,
+            live=lambda some: self._scorer.score(some, versions.rules, versions.model),
+            tried=self._scorer.score,
+            on_failed=self._rollout_failed,
         )
         scoring_s = time.perf_counter() - began_s
         rows: list[OutRow] = []
         own, append_ms = [], []
-        for decision, position in zip(decisions, positions, strict=True):
-            item, answered = items[position], decision.transaction.decided
+        for i, position in enumerate(positions):
+            item, decision, answered = items[position], decisions[i], transactions[i].decided
             if answered is None:
                 own.append(decision)
                 append_ms.append(item.timestamp_ms)
                 rows += self._rows_of(decision, item.body)
             else:
-                rows += self._rows_of(self._confirmed(decision, answered), None)
+                decisions[i] = self._confirmed(decision, answered)
+                rows += self._rows_of(decisions[i], None)
         if own:
             self._measure(own, append_ms, scoring_s)
-        return rows
+        return rows + self._shadow_rows(batch, decisions, versions)
+
+    def _shadow_rows(self, batch: ScoringInput, decisions: list[Decision], versions: Versions) -> list[OutRow]:
+        return [
+            OutRow(ledger.SHADOWS, shadow.decision_id.encode(), self._codec.encode_shadow_decision(shadow))
+            for shadow in self._shadow.ask(batch, decisions, versions)
+        ]
+
+    def _rollout_failed(self, events: int, error: Exception) -> None:
+        """Every batch tries again, since a breaker's clock would make decisions depend on time; the first failure tells why."""
+        self._metrics.rollout_failed(events)
+        if not self._rollout_told:
+            self._rollout_told = True
+            _log.error("rollout_failed", exc_info=error)
 
     def _confirmed(self, ours: Decision, answered: bytes) -> Decision:
         """The API's decision of an event, with where its logs stand after it and the score that the stream came to."""

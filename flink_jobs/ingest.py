@@ -36,13 +36,14 @@ from flink_jobs.packing import (
 from flink_jobs.progress import Progress
 from flink_jobs.refusals import RefusalLimits, Refusals
 from fraud import kernel as k
-from fraud.catalogue import CATALOGUE, EVENT_FEATURES, Catalogue
+from fraud.catalogue import EVENT_FEATURES, Catalogue
 from fraud.errors import InvalidEvent
 from fraud.events import KINDS, Kind, Label, Transaction, decision_id, entities_of, entity_key, hash64
 from fraud.extra import ExtraFeatures
-from fraud.rules import InvalidRules, RuleSet
+from fraud.rules import InvalidRules
 from fraud.vector import all_event_features, event_words
 from serving import ledger
+from serving.challengers import features_asked_by
 from serving.codec import Codec
 from serving.dead_letters import storable_key, storable_other, storable_transaction
 from serving.enrich import Enricher
@@ -203,9 +204,9 @@ class Ingest:
         return Part(shard, ControlPart(header, record.source, record.value).pack())
 
     def _asked_by(self, value: bytes | None) -> tuple[str, ...] | None:
-        """Features beyond the catalogue that a rule set asks for; None for one that ``infer`` will refuse as well."""
+        """Features beyond the catalogue that rules in force and tried ask for; None for a record that ``infer`` will refuse as well."""
         try:
-            return RuleSet.from_json(self._codec.decode_rule(value).body, CATALOGUE.index).extra
+            return features_asked_by(self._codec.decode_rule(value))
         except (InvalidEvent, InvalidRules):
             return None
 

@@ -31,7 +31,7 @@ LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is 
 SWITCH_INTERVAL_S = 0.002
 GATHERED = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
 SOURCES = (*GATHERED, *ingest.CONTROL)
-TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED)
+TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED, ledger.SHADOWS)
 
 
 class FlinkMap:

@@ -4,7 +4,7 @@
 
     transactions, labels, ─► batch by shard ──► ingest ─► observe ─► infer ─► decisions            (fast lane, at-least-once)
     erasures                 (SQL, JVM)       ▲                         └─► fraud-events, fraud_alerts, transactions.dlq,
-    rules, models ─► one copy a shard ────────┘                             labels-applied, erasures-applied
+    rules, models ─► one copy a shard ────────┘                             labels-applied, erasures-applied, shadow-decisions
                      (SQL, JVM)                                                                    (ledger, one transaction)
 
 Everything between the Python operators runs in the JVM; the operators are keyed in the JVM, and are called once a batch.  See

@@ -282,7 +282,10 @@ def judge_of(plan: Plan, codec: Codec) -> Judge:
     rule_sets = {shipped.hash: shipped}
     for message in ledger.read_to_end(plan.addresses.bootstrap_servers, ("rules",)):
         record = codec.decode_rule(message.value())
-        rule_sets[record.hash] = RuleSet.from_json(record.body, CATALOGUE.index)
+        for body in (record.body, record.challenger_body):
+            if body is not None:
+                rules = RuleSet.from_json(body, CATALOGUE.index)
+                rule_sets[rules.hash] = rules
     folder: Path = models_dir(plan.layout)
     return Judge(codec, rule_sets, lambda sha256: load_model(folder, sha256))
 

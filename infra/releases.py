@@ -1,4 +1,4 @@
-"""Putting a rule set or a model in force: checked here, then sent on its control topic, where the running job takes it over.
+"""Putting a rule set or a model in force, or trying one: checked here, then sent on its control topic, where the job takes it over.
 
 A record on a control topic reaches every shard of the job in its order and becomes part of its state; nothing restarts.
 """
@@ -19,58 +19,137 @@ from infra.scoring_job import models_dir
 from serving import model_files
 from serving.clock import now_ms
 from serving.control_topics import ControlTopics
-from serving.model import load_model
+from serving.model import Model, load_model
+from serving.model_files import OnTrial, Production
 from serving.records import ModelVersion
+from serving.rule_book import Release
 from serving.rules_file import load_rules
 
-__all__ = ["Promotion", "promote_model", "promote_rules", "published_models", "rules_in_force"]
+__all__ = [
+    "Promotion",
+    "promote_model",
+    "promote_rules",
+    "published_models",
+    "roll_back_model",
+    "rules_in_force",
+    "try_model",
+    "withdraw_model",
+]
+
+_MODELS = "models"
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What was put in force: ``version`` counts the records of its topic, ``identity`` is the hash that decisions will carry."""
+    """What was put in force: ``version`` counts the records of its topic, ``identity`` is the hash that decisions will carry.
+
+    They carry it for ``traffic_percentage`` of the cards.
+    """
 
     topic: str
     version: str
     identity: str
+    traffic_percentage: float = 100.0
 
 
-def rules_in_force(plan: Plan) -> tuple[int, RuleSet]:
-    """The rule set in force and its version; the shipped one, version 0, when none was ever promoted."""
+def rules_in_force(plan: Plan) -> tuple[Release, RuleSet]:
+    """The newest release and its rules; version 0 is the shipped set, when none was ever promoted."""
     book = rule_book(plan)
-    return book.in_force.version, book.rules(book.in_force.rule_set_hash)
+    return book.in_force, book.rules(book.in_force.rule_set_hash)
 
 
-def promote_rules(plan: Plan, path: Path, *, author: str | None) -> Promotion:
-    """Check a rule file and put it in force; raises InvalidRules, Unavailable."""
+def promote_rules(plan: Plan, path: Path, *, author: str | None, traffic_percentage: float = 100.0) -> Promotion:
+    """Check a rule file and put it in force, for a share of the cards where one is given; raises InvalidRules, Unavailable."""
     rules = load_rules(path, CATALOGUE.index)
     book, actor = rule_book(plan), operator(author)
-    made = book.promote(actor, book.draft(actor, rules).rule_set_hash)
-    return Promotion("rules", str(made.version), made.rule_set_hash)
+    digest = book.draft(actor, rules).rule_set_hash
+    made = book.promote(actor, digest) if traffic_percentage == 100.0 else book.roll_out(actor, digest, traffic_percentage)
+    return Promotion("rules", str(made.version), digest, traffic_percentage)
 
 
 def promote_model(plan: Plan, sha256: str) -> Promotion:
     """Load a published model to see that it can serve, then put it in force; raises ModelRefused, Unavailable."""
     folder = models_dir(plan.layout)
+    model = _loaded(folder, sha256)
+    model_files.promote(folder, model.sha256)
+    return _release_model(plan, model.sha256, None, 0.0)
+
+
+def try_model(plan: Plan, sha256: str, traffic_percentage: float) -> Promotion:
+    """Try a published model beside the one in production: it decides for a share of the cards, and is asked behind the other decisions.
+
+    Raises:
+        ModelRefused: it cannot serve.
+        Unavailable: there is no such model, or none in production.
+    """
+    folder = models_dir(plan.layout)
+    return _release_model(plan, _in_production(folder), _loaded(folder, sha256).sha256, traffic_percentage)
+
+
+def roll_back_model(plan: Plan) -> Promotion:
+    """Take a rollout back to a shadow; without one, put the model before the one in production back; raises ModelRefused, Unavailable."""
+    folder = models_dir(plan.layout)
+    tried, pointer = model_files.on_trial(folder), model_files.production(folder)
+    if tried is not None and tried.traffic_percentage > 0.0:
+        return try_model(plan, tried.sha256, 0.0)
+    if pointer is None or pointer.previous_sha256 is None:
+        raise Unavailable("model", "no other was ever in production")
+    return promote_model(plan, pointer.previous_sha256)
+
+
+def withdraw_model(plan: Plan) -> Promotion:
+    """Let the model in production decide alone again, with nothing beside it; raises Unavailable."""
+    return _release_model(plan, _in_production(models_dir(plan.layout)), None, 0.0)
+
+
+def _loaded(folder: Path, sha256: str) -> Model:
     matches = [digest for digest in model_files.published(folder) if digest.startswith(sha256)]
     if len(matches) != 1:
         raise Unavailable("model", f"{len(matches)} published models start with {sha256!r}")
-    model = load_model(folder, matches[0])
-    model_files.promote(folder, model.sha256)
-    record = ModelVersion("fraud", model.sha256[:12], model.sha256, str(folder / model.sha256 / "model.txt"), now_ms())
-    ControlTopics(plan.addresses.bootstrap_servers).send("models", codec_of(plan).encode_model(record))
-    return Promotion("models", record.version, model.sha256)
+    return load_model(folder, matches[0])
+
+
+def _in_production(folder: Path) -> str:
+    pointer = model_files.production(folder)
+    if pointer is None:
+        raise Unavailable("model", "none is in production")
+    return pointer.sha256
+
+
+def _release_model(plan: Plan, sha256: str, challenger: str | None, traffic_percentage: float) -> Promotion:
+    folder = models_dir(plan.layout)
+    path = folder / sha256 / "model.txt"
+    record = ModelVersion("fraud", sha256[:12], sha256, str(path), now_ms(), challenger, traffic_percentage)
+    ControlTopics(plan.addresses.bootstrap_servers).send(_MODELS, codec_of(plan).encode_model(record))
+    model_files.put_on_trial(folder, None if challenger is None else OnTrial(challenger, traffic_percentage))
+    return Promotion(_MODELS, record.version, challenger or sha256, 100.0 if challenger is None else traffic_percentage)
 
 
 def published_models(plan_home: Path) -> list[dict[str, Any]]:
-    """Published models with their metrics, the one in production marked."""
-    current = model_files.production(plan_home)
+    """Published models with their metrics; ``status`` is ``production``, ``testing`` or ``published``."""
+    current, tried = model_files.production(plan_home), model_files.on_trial(plan_home)
+
+    def status(digest: str) -> str:
+        if current is not None and current.sha256 == digest:
+            return "production"
+        return "testing" if tried is not None and tried.sha256 == digest else "published"
+
     return [
         {
             "sha256": digest,
-            "production": current is not None and current.sha256 == digest,
+            "production": status(digest) == "production",
+            "status": status(digest),
+            "traffic_percentage": _traffic(digest, current, tried),
             "catalogue_version": manifest.catalogue_version,
             "metrics": json.loads(json.dumps(dict(manifest.metrics))),
         }
         for digest, manifest in sorted(model_files.published(plan_home).items())
     ]
+
+
+def _traffic(digest: str, current: Production | None, tried: OnTrial | None) -> float:
+    """Of how many percent of the cards a model decides."""
+    away = 0.0 if tried is None else tried.traffic_percentage
+    if current is not None and current.sha256 == digest:
+        return 100.0 - away
+    return away if tried is not None and tried.sha256 == digest else 0.0

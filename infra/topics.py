@@ -49,6 +49,7 @@ TOPICS = (
     Topic("models", compacted=True),
     Topic("decisions"),
     Topic("fraud-events"),
+    Topic("shadow-decisions"),
     Topic("fraud_alerts"),
     Topic("transactions.dlq"),
     Topic("labels-applied"),

@@ -18,7 +18,18 @@ from fraud.errors import InvalidEvent
 from fraud.events import Label, Transaction
 from serving.avro_compiler import Decoder, Encoder, compile_decoder, compile_encoder, compile_splicer
 from serving.avro_foreign import foreign_decoder
-from serving.records import Alert, Change, DeadLetter, Decision, Erasure, ErasureApplied, LabelApplied, ModelVersion, RuleSetVersion
+from serving.records import (
+    Alert,
+    Change,
+    DeadLetter,
+    Decision,
+    Erasure,
+    ErasureApplied,
+    LabelApplied,
+    ModelVersion,
+    RuleSetVersion,
+    ShadowDecision,
+)
 from serving.schemas import CLASSES, SCHEMAS, canonical_form, load_schema
 
 __all__ = ["HEADER_BYTES", "MAX_VALUE_BYTES", "Codec", "frame", "writer_id"]
@@ -145,6 +156,14 @@ class Codec:
     def decode_decision(self, value: bytes | None) -> Decision:
         """Decode a value of the topics ``decisions`` and ``fraud-events``; ``features`` is a read-only float64 array."""
         return cast(Decision, self._decode("decision", value))
+
+    def encode_shadow_decision(self, shadow: ShadowDecision) -> bytes:
+        """Encode what a challenger would have decided."""
+        return self._encode("shadow_decision", shadow)
+
+    def decode_shadow_decision(self, value: bytes | None) -> ShadowDecision:
+        """Decode a value of the topic ``shadow-decisions``."""
+        return cast(ShadowDecision, self._decode("shadow_decision", value))
 
     def encode_alert(self, alert: Alert) -> bytes:
         """Encode an alert."""

@@ -24,6 +24,7 @@ __all__ = [
     "LABELS",
     "LABELS_APPLIED",
     "RULES",
+    "SHADOWS",
     "TRANSACTIONS",
     "end_offsets",
     "read_to_end",
@@ -32,7 +33,7 @@ __all__ = [
 TRANSACTIONS, LABELS, ERASURES = "transactions", "labels", "erasures"
 FAST_LANE = "decisions"
 DECISIONS, ALERTS, DEAD_LETTERS, LABELS_APPLIED = "fraud-events", "fraud_alerts", "transactions.dlq", "labels-applied"
-ERASURES_APPLIED = "erasures-applied"
+ERASURES_APPLIED, SHADOWS = "erasures-applied", "shadow-decisions"
 AUDIT, RULES = "audit", "rules"
 
 _BATCH = 2_000

@@ -168,6 +168,22 @@ _STREAM = (
         ("kind",),
     ),
     Metric(
+        "fraud_detection_shadow_decisions_total",
+        "counter",
+        Emitter.STREAM,
+        "Decisions behind which a challenger was asked, by kind (rules, model) and by what came of it: same or other outcome, slow, failed;"
+        " left_out for a while after three that were slow or failed.",
+        ("kind", "result"),
+        rows=("S-TRN-11",),
+    ),
+    Metric(
+        "fraud_detection_rollout_failures_total",
+        "counter",
+        Emitter.STREAM,
+        "Decisions that a challenger was to make for its share of the cards and could not; what is in force has made them.",
+        rows=("S-TRN-11",),
+    ),
+    Metric(
         "fraud_detection_online_store_rows_total",
         "counter",
         Emitter.STREAM,
@@ -321,7 +337,7 @@ _API = (
         "fraud_api_breaker_open",
         "gauge",
         Emitter.API,
-        "1 while a dependency is left alone: redis, model, rules.",
+        "1 while a dependency is left alone: redis, model, rules, challenger (of a rollout).",
         ("dependency",),
         rows=("S-REL-07",),
     ),

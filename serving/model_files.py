@@ -2,7 +2,7 @@
 
 A model is the folder ``<models_dir>/<sha256 of model.txt>`` with ``model.txt`` (LightGBM's text), ``model.json`` (what it needs
 and how good it was) and, where an anomaly forest was trained beside it, ``anomaly.npz``.  Folders appear whole or not at all and
-never change.  ``<models_dir>/production.json`` names the model to load and the one before it.
+never change.  ``<models_dir>/production.json`` names the model to load and the one before it, ``testing.json`` one that is tried.
 
 Nothing here loads a model into a library, and nothing is believed before its SHA-256 was checked.
 """
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -25,9 +25,10 @@ from fraud.errors import Unavailable
 from serving.atomic_write import write_atomically
 
 __all__ = ["AnomalyFile", "Calibration", "Manifest", "ModelFiles", "ModelRefused", "Production", "production", "promote", "publish"]
-__all__ += ["published", "read_files"]
+__all__ += ["OnTrial", "on_trial", "published", "put_on_trial", "read_files"]
 
 MODEL_NAME, MANIFEST_NAME, ANOMALY_NAME, POINTER_NAME = "model.txt", "model.json", "anomaly.npz", "production.json"
+TESTING_NAME = "testing.json"
 _FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -130,6 +131,14 @@ class Production:
     previous_sha256: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class OnTrial:
+    """A model that is tried beside the one in production: it decides for so many percent of the cards."""
+
+    sha256: str
+    traffic_percentage: float
+
+
 def publish(models_dir: Path, model_text: str, manifest: Manifest, anomaly: bytes | None = None) -> str:
     """Write a model's folder and return its SHA-256; publishing the same content again changes nothing.
 
@@ -225,6 +234,25 @@ def promote(models_dir: Path, digest: str) -> Production:
     }
     write_atomically(models_dir / POINTER_NAME, json.dumps(plain, indent=2) + "\n", durable=True)
     return pointer
+
+
+def on_trial(models_dir: Path) -> OnTrial | None:
+    """The model that is tried beside the one in production; raises ModelRefused when the pointer cannot be read."""
+    try:
+        plain = json.loads((models_dir / TESTING_NAME).read_bytes())
+        return OnTrial(str(plain["sha256"]), float(plain["traffic_percentage"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelRefused(f"{TESTING_NAME} cannot be read: {type(error).__name__}") from None
+
+
+def put_on_trial(models_dir: Path, tried: OnTrial | None) -> None:
+    """Note which model is tried, or that none is; who tries it is told on the topic ``models``."""
+    if tried is None:
+        (models_dir / TESTING_NAME).unlink(missing_ok=True)
+    else:
+        write_atomically(models_dir / TESTING_NAME, json.dumps(asdict(tried), indent=2) + "\n", durable=True)
 
 
 def _read(path: Path, digest: str | None) -> bytes:

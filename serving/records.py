@@ -27,6 +27,7 @@ __all__ = [
     "LabelApplied",
     "ModelVersion",
     "RuleSetVersion",
+    "ShadowDecision",
 ]
 
 
@@ -110,6 +111,30 @@ class Decision:
 
 
 @dataclass(slots=True)
+class ShadowDecision:
+    """What a challenger would have decided, beside the decision; ``kind`` is ``rules`` or ``model``, ``hash`` names what is tried."""
+
+    decision_id: str
+    tenant_id: str
+    transaction_id: str
+    event_time_ms: int
+    kind: str
+    hash: str
+    outcome: str
+    score: float
+    model_score: float | None
+    rules_score: float | None
+    floor: str | None
+    rules: Sequence[FiredRule]
+    live_outcome: str
+    live_score: float
+    live_model_sha256: str | None
+    live_rule_set_hash: str | None
+    door: str
+    entities: Sequence[EntityPosition]
+
+
+@dataclass(slots=True)
 class Alert:
     """Something that a person should see; ``source`` is ``hot`` (one decision) or ``cold`` (a pattern behind the watermark)."""
 
@@ -180,24 +205,32 @@ class DeadLetter:
 
 @dataclass(slots=True)
 class RuleSetVersion:
-    """One version of the rules: ``body`` is canonical JSON, ``hash`` is the hash of it that decisions record."""
+    """One version of the rules: ``body`` is canonical JSON, ``hash`` is the hash of it that decisions record.
+
+    A challenger is tried beside it: it decides for ``traffic_percentage`` of the cards, and is asked behind the decision for the others.
+    """
 
     version: int
     hash: str
     body: str
     author: str | None
     created_ms: int
+    challenger_hash: str | None = None
+    challenger_body: str | None = None
+    traffic_percentage: float = 0.0
 
 
 @dataclass(slots=True)
 class ModelVersion:
-    """The model in force; ``sha256`` is that of the file at ``uri``."""
+    """The model in force; ``sha256`` is that of the file at ``uri``.  A challenger is tried beside it as beside a rule set."""
 
     name: str
     version: str
     sha256: str
     uri: str
     created_ms: int
+    challenger_sha256: str | None = None
+    traffic_percentage: float = 0.0
 
 
 @dataclass(slots=True)

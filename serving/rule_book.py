@@ -1,4 +1,4 @@
-"""The life of rules: drafted, tried in shadow, promoted, rolled back; whatever door a person comes through.
+"""The life of rules: drafted, tried in shadow, rolled out, promoted, rolled back; whatever door a person comes through.
 
 State is a fold over the audit log, so every process that reads the log knows the same, every set that was ever drafted or in force
 can be had by its hash, and nobody's work is lost between two processes.  What comes into force is published on the compacted topic
@@ -7,16 +7,17 @@ can be had by its hash, and nobody's work is lost between two processes.  What c
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
-from fraud.rules import RuleSet, State
+from fraud.rules import RuleSet
 from serving import ledger
+from serving.challengers import share
 from serving.change_log import Actor, ChangeLog
 from serving.codec import Codec
 from serving.control_topics import ControlTopics
@@ -27,21 +28,21 @@ __all__ = [
     "DRAFTED",
     "PROMOTED",
     "ROLLED_BACK",
+    "ROLLED_OUT",
     "SHADOWED",
     "SHIPPED",
     "Release",
     "RuleBook",
     "RulesConflict",
     "UnknownRules",
-    "with_shadow",
 ]
 
 DRAFTED, SHADOWED, PROMOTED, ROLLED_BACK, SHIPPED = "rules.draft", "rules.shadow", "rules.promote", "rules.rollback", "rules.shipped"
-_IN_FORCE_BY = frozenset({SHADOWED, PROMOTED, ROLLED_BACK})
+ROLLED_OUT = "rules.rollout"
+_IN_FORCE_BY = frozenset({SHADOWED, ROLLED_OUT, PROMOTED, ROLLED_BACK})
 
 _ATTEMPTS = 8
-_MAX_ID_CHARS = 64
-_SHADOW_SUFFIX = "_shadow"
+_CHALLENGER, _PERCENTAGE = "challenger", "traffic_percentage"  # of the body of a change that tries a set
 
 
 class RulesConflict(ValueError):
@@ -58,7 +59,10 @@ class UnknownRules(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One version in force: ``rule_set_hash`` is what decisions carry, ``base_hash`` the promoted set in it without shadows."""
+    """One version in force: ``rule_set_hash`` is what decisions carry, but those of cards for which the challenger decides.
+
+    ``base_hash`` is the promoted set.  It is another one in old releases alone, which put what was tried into the set in force.
+    """
 
     version: int
     action: str
@@ -66,6 +70,8 @@ class Release:
     base_hash: str
     author: str
     created_ms: int
+    challenger_hash: str | None = None
+    traffic_percentage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +81,6 @@ class Draft:
     rule_set_hash: str
     author: str
     created_ms: int
-
-
-def with_shadow(base: RuleSet, draft: RuleSet) -> RuleSet:
-    """The set ``base`` with what ``draft`` has otherwise in shadow: rules of the same id get another one."""
-    in_force = set(base.rules)
-    names = {rule.id for rule in base.rules}
-    tried = []
-    for rule in draft.rules:
-        if rule.state is not State.DISABLED and rule not in in_force:
-            name = _free_name(rule.id, names)
-            names.add(name)
-            tried.append(replace(rule, id=name, state=State.SHADOW))
-    return RuleSet([*base.rules, *tried], CATALOGUE.index)
-
-
-def _free_name(wanted: str, taken: AbstractSet[str]) -> str:
-    name, number = wanted, 1
-    while name in taken:
-        suffix = _SHADOW_SUFFIX if number == 1 else f"{_SHADOW_SUFFIX}{number}"
-        name, number = wanted[: _MAX_ID_CHARS - len(suffix)] + suffix, number + 1
-    return name
 
 
 class RuleBook:
@@ -169,25 +154,27 @@ class RuleBook:
             self._append(actor, lambda: _change(SHIPPED, shipped, body=self._bodies[shipped]))
 
     def shadow(self, actor: Actor, draft_hash: str, expected: int | None = None) -> Release:
-        """Try a draft beside what is in force: its rules are evaluated and reported, and count for nothing."""
+        """Try a kept set beside what is in force: it is asked behind every decision, and decides nothing."""
+        return self._release(actor, lambda: self._trial(SHADOWED, draft_hash, 0.0), expected)
 
-        def composed() -> tuple[str, RuleSet]:
-            return draft_hash, with_shadow(self.rules(self.in_force.base_hash), self.rules(draft_hash))
-
-        return self._release(actor, SHADOWED, composed, expected)
+    def roll_out(self, actor: Actor, rule_set_hash: str, traffic_percentage: float, expected: int | None = None) -> Release:
+        """Let a kept set decide for a share of the cards; raises InvalidEvent for a share that leaves nothing to what is in force."""
+        return self._release(actor, lambda: self._trial(ROLLED_OUT, rule_set_hash, share(traffic_percentage)), expected)
 
     def promote(self, actor: Actor, rule_set_hash: str, expected: int | None = None) -> Release:
-        """Put a kept set in force."""
-        return self._release(actor, PROMOTED, lambda: (rule_set_hash, self.rules(rule_set_hash)), expected)
+        """Put a kept set in force for all cards; nothing is tried any more."""
+        return self._release(actor, lambda: self._whole(PROMOTED, rule_set_hash), expected)
 
     def roll_back(self, actor: Actor, version: int | None = None, expected: int | None = None) -> Release:
-        """Put back the promoted set of an earlier version, under a new number; by default that before the one in force."""
+        """Take a rollout back to a shadow; without one, or to a given version, put an earlier promoted set back under a new number."""
 
-        def earlier() -> tuple[str, RuleSet]:
-            digest = self._earlier(version).base_hash
-            return digest, self.rules(digest)
+        def earlier() -> Change:
+            tried = self.in_force.challenger_hash
+            if version is None and tried is not None and self.in_force.traffic_percentage:
+                return self._trial(ROLLED_BACK, tried, 0.0)
+            return self._whole(ROLLED_BACK, self._earlier(version).base_hash)
 
-        return self._release(actor, ROLLED_BACK, earlier, expected)
+        return self._release(actor, earlier, expected)
 
     def settle(self) -> None:
         """Publish what is in force unless the topic ends with it: a process may have died between the log and the topic."""
@@ -206,17 +193,25 @@ class RuleBook:
             raise UnknownRules(f"no version {version}")
         return found
 
-    def _release(self, actor: Actor, action: str, compose: Callable[[], tuple[str, RuleSet]], expected: int | None) -> Release:
-        """Put in force what ``compose`` gives: what was chosen, by its hash, and the set that it leads to."""
+    def _whole(self, action: str, rule_set_hash: str) -> Change:
+        """A set comes into force for all cards."""
+        return replace(_change(action, rule_set_hash, body=self.rules(rule_set_hash).to_json()), after=rule_set_hash)
+
+    def _trial(self, action: str, challenger_hash: str, traffic_percentage: float) -> Change:
+        """A set is tried beside the promoted one."""
+        self.rules(challenger_hash)
+        body = json.dumps({_CHALLENGER: challenger_hash, _PERCENTAGE: traffic_percentage})
+        return replace(_change(action, challenger_hash, body=body), after=self.in_force.base_hash)
+
+    def _release(self, actor: Actor, compose: Callable[[], Change], expected: int | None) -> Release:
+        """Put in force what ``compose`` gives, unless another version than the expected one is."""
 
         def make() -> Change:
             self._fold()
             before = self.in_force
             if expected is not None and before.version != expected:
                 raise RulesConflict(before.version)
-            target, rules = compose()
-            change = _change(action, target, body=rules.to_json())
-            return replace(change, version=before.version + 1, before=before.rule_set_hash, after=rules.hash)
+            return replace(compose(), version=before.version + 1, before=before.rule_set_hash)
 
         made = self._append(actor, make)
         self._publish_newest()
@@ -240,9 +235,15 @@ class RuleBook:
         elif entry.action == SHIPPED and entry.body is not None:
             self._bodies[entry.target] = entry.body
         elif entry.action in _IN_FORCE_BY and entry.body is not None and entry.after is not None and entry.version is not None:
-            self._bodies[entry.after] = entry.body
-            base = self.in_force.base_hash if entry.action == SHADOWED else entry.after
-            self._releases.append(Release(entry.version, entry.action, entry.after, base, entry.actor, entry.time_ms))
+            release = Release(entry.version, entry.action, entry.after, entry.after, entry.actor, entry.time_ms)
+            said = json.loads(entry.body)
+            if _CHALLENGER in said:
+                release = replace(release, challenger_hash=said[_CHALLENGER], traffic_percentage=said[_PERCENTAGE])
+            else:
+                self._bodies[entry.after] = entry.body
+                if entry.action == SHADOWED:  # as it was done once: what is tried stands in the set in force
+                    release = replace(release, base_hash=self.in_force.base_hash)
+            self._releases.append(release)
 
     def _published(self) -> int | None:
         """The version that the topic ends with."""
@@ -262,8 +263,17 @@ class RuleBook:
         raise Unavailable("rules", f"others were faster {_ATTEMPTS} times")
 
     def _publish(self, release: Release) -> None:
-        body = self._bodies[release.rule_set_hash]
-        record = RuleSetVersion(release.version, release.rule_set_hash, body, release.author, release.created_ms)
+        tried = release.challenger_hash
+        record = RuleSetVersion(
+            version=release.version,
+            hash=release.rule_set_hash,
+            body=self._bodies[release.rule_set_hash],
+            author=release.author,
+            created_ms=release.created_ms,
+            challenger_hash=tried,
+            challenger_body=None if tried is None else self._bodies[tried],
+            traffic_percentage=release.traffic_percentage,
+        )
         self._topics.send(ledger.RULES, self._codec.encode_rule(record))
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud.catalogue import CATALOGUE
-from fraud.decide import DEFAULT_POLICY, Outcome, Policy, decide
+from fraud.decide import DEFAULT_POLICY, Decisions, Outcome, Policy, decide
 from fraud.events import Transaction, decision_id
 from fraud.rules import Evaluation, Fired, RuleSet, columns_of
 from serving.model import Model
 from serving.records import Alert, Contribution, Decision, EntityPosition, ExtraFeature, FiredRule
 
-__all__ = ["BLACKLIST_KINDS", "Scorer", "ScoringInput", "alert_of"]
+__all__ = ["BLACKLIST_KINDS", "Judgement", "Scorer", "ScoringInput", "alert_of", "fired_rule", "floors_of", "judge"]
 
 BLACKLIST_KINDS = ("card", "user", "merchant", "device", "ip")
 _SEVERITIES = ("low", "medium", "high", "critical")
@@ -31,7 +31,8 @@ _NO_FLOORS: tuple[str | None, ...] = (None, Outcome.CHALLENGE.name, Outcome.DENY
 class ScoringInput:
     """A batch: ``features`` is float64[B, F] in catalogue order, the sequences have one entry an event.
 
-    ``extra`` is float64[B, E]: the features beyond the catalogue that the rule set asks for, or None when it asks for none.
+    ``extra`` is float64[B, E]: features beyond the catalogue, ``extra_names`` says which; by default those that the rule set asks for,
+    and None when it asks for none.
     """
 
     transactions: Sequence[Transaction]
@@ -40,6 +41,27 @@ class ScoringInput:
     entities: Sequence[Sequence[EntityPosition]]
     blacklisted: Sequence[Sequence[str]]
     extra: NDArray[np.float64] | None = None
+    extra_names: tuple[str, ...] | None = None
+
+    def extra_of(self, rules: RuleSet) -> NDArray[np.float64] | None:
+        """The columns that a rule set asks for; None when it asks for none."""
+        if self.extra is None or not rules.extra:
+            return None
+        if self.extra_names is None or self.extra_names == rules.extra:
+            return self.extra
+        return self.extra[:, [self.extra_names.index(name) for name in rules.extra]]
+
+    def rows(self, positions: Sequence[int]) -> ScoringInput:
+        """The batch of some of the events."""
+        return ScoringInput(
+            transactions=[self.transactions[i] for i in positions],
+            features=self.features[positions],
+            late=[self.late[i] for i in positions],
+            entities=[self.entities[i] for i in positions],
+            blacklisted=[self.blacklisted[i] for i in positions],
+            extra=None if self.extra is None else self.extra[positions],
+            extra_names=self.extra_names,
+        )
 
 
 @dataclass(slots=True)
@@ -48,6 +70,29 @@ class _ModelAnswer:
     calibrated: NDArray[np.float64] | None = None
     anomaly: NDArray[np.float64] | None = None
     anomaly_flag: NDArray[np.bool_] | None = None
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What model, rules and policy said of a batch; a side that was down said nothing."""
+
+    answer: _ModelAnswer
+    evaluation: Evaluation | None
+    made: Decisions
+
+
+def judge(batch: ScoringInput, rules: RuleSet | None, model: Model | None, policy: Policy = DEFAULT_POLICY) -> Judgement:
+    """Score a batch; ``None`` is a side that is down."""
+    answer = _ask_model(model, batch.features)
+    evaluation = _ask_rules(rules, batch, answer)
+    made = decide(
+        answer.calibrated,
+        None if evaluation is None else evaluation.score,
+        None if evaluation is None else evaluation.floor,
+        size=len(batch.transactions),
+        policy=policy,
+    )
+    return Judgement(answer, evaluation, made)
 
 
 class Scorer:
@@ -66,29 +111,21 @@ class Scorer:
 
     def score(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
         """Decide every event of a batch with one model and one rule set; ``None`` is a side that is down."""
-        answer = _ask_model(model, batch.features)
-        evaluation = _ask_rules(rules, batch, answer)
-        size = len(batch.transactions)
-        decisions = decide(
-            answer.calibrated,
-            None if evaluation is None else evaluation.score,
-            None if evaluation is None else evaluation.floor,
-            size=size,
-            policy=self._policy,
-        )
-        outcomes = decisions.outcome.tolist()
+        judged = judge(batch, rules, model, self._policy)
+        answer, evaluation, size = judged.answer, judged.evaluation, len(batch.transactions)
+        outcomes = judged.made.outcome.tolist()
         explained = _explain(model if answer.raw is not None else None, batch.features, outcomes)
         reasons = [()] * size if evaluation is None else evaluation.reasons()
         shared: dict[str, Any] = {
             "catalogue_version": CATALOGUE.version,
             "code_version": self._code_version,
             "door": self._door,
-            "degraded": decisions.degraded,
+            "degraded": judged.made.degraded,
             "model_sha256": model.sha256 if model is not None and answer.raw is not None else None,
             "rule_set_hash": rules.hash if rules is not None and evaluation is not None else None,
         }
-        scores, model_scores, raws = _listed(decisions.score), _listed(answer.calibrated), _listed(answer.raw)
-        rule_scores, floors = _listed(None if evaluation is None else evaluation.score), _floors(evaluation, size)
+        scores, model_scores, raws = _listed(judged.made.score), _listed(answer.calibrated), _listed(answer.raw)
+        rule_scores, floors = _listed(None if evaluation is None else evaluation.score), floors_of(evaluation, size)
         anomalies = _listed(answer.anomaly)
         extra = _extra_features(rules if evaluation is not None else None, batch)
         return [
@@ -106,7 +143,7 @@ class Scorer:
                 late_event=batch.late[i],
                 features=batch.features[i],
                 entities=batch.entities[i],
-                rules=[_fired(reason) for reason in reasons[i]],
+                rules=[fired_rule(reason) for reason in reasons[i]],
                 contributions=explained[i][0] if i in explained else None,
                 contribution_base=explained[i][1] if i in explained else None,
                 anomaly_score=anomalies[i] if anomalies else None,
@@ -140,7 +177,8 @@ def _ask_rules(rules: RuleSet | None, batch: ScoringInput, answer: _ModelAnswer)
     columns["late_event"] = batch.late
     if answer.anomaly is not None and answer.anomaly_flag is not None:
         columns["anomaly_score"], columns["anomaly_flag"] = answer.anomaly.tolist(), answer.anomaly_flag.tolist()
-    return rules.evaluate(batch.features if batch.extra is None else np.hstack([batch.features, batch.extra]), columns)
+    extra = batch.extra_of(rules)
+    return rules.evaluate(batch.features if extra is None else np.hstack([batch.features, extra]), columns)
 
 
 def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]) -> dict[int, tuple[list[Contribution], float]]:
@@ -157,21 +195,24 @@ def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Seque
     return explained
 
 
-def _fired(reason: Fired) -> FiredRule:
+def fired_rule(reason: Fired) -> FiredRule:
+    """A reason as it is recorded."""
     mode = "shadow" if reason.shadow else "enabled"
     return FiredRule(reason.rule_id, reason.reason_code, reason.severity, reason.score, reason.floor, mode, reason.message)
 
 
-def _floors(evaluation: Evaluation | None, size: int) -> list[str | None]:
+def floors_of(evaluation: Evaluation | None, size: int) -> list[str | None]:
+    """The forced floors of a batch as they are recorded; None where nothing is forced."""
     if evaluation is None:
         return [None] * size
     return [_NO_FLOORS[floor] for floor in evaluation.floor.tolist()]
 
 
 def _extra_features(rules: RuleSet | None, batch: ScoringInput) -> list[list[ExtraFeature]]:
-    if rules is None or batch.extra is None:
+    extra = None if rules is None else batch.extra_of(rules)
+    if rules is None or extra is None:
         return []
-    return [list(map(ExtraFeature, rules.extra, values)) for values in batch.extra.tolist()]
+    return [list(map(ExtraFeature, rules.extra, values)) for values in extra.tolist()]
 
 
 def _listed(values: NDArray[np.float64] | None) -> list[float]:

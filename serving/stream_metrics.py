@@ -53,13 +53,19 @@ _ALERTS = "fraud_detection_alerts_total"
 _PREDICTIONS = "fraud_detection_ml_predictions_total"
 _DEGRADED = "fraud_detection_degraded_decisions_total"
 _REFUSED = "fraud_detection_releases_refused_total"
+_SHADOWS = "fraud_detection_shadow_decisions_total"
+_ROLLOUT_FAILURES = "fraud_detection_rollout_failures_total"
 _ERASURES = "fraud_detection_erasures_total"
 _STORE_ROWS = "fraud_detection_online_store_rows_total"
 _STORE_FAILURES = "fraud_detection_online_store_failures_total"
 _STORE_REEMITTED = "fraud_detection_online_store_reemitted_rows_total"
 _STORE_HEALINGS = "fraud_detection_online_store_healings_total"
 _STORE_COUNTERS = (_STORE_ROWS, _STORE_FAILURES, _STORE_REEMITTED, _STORE_HEALINGS)
-_COUNTERS = (_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, _ERASURES, *_STORE_COUNTERS)
+_CHALLENGER_COUNTERS = (_SHADOWS, _ROLLOUT_FAILURES)
+_COUNTERS = (
+    *(_TRANSACTIONS, _DEAD_LETTERS, _LATE, _ALERTS, _PREDICTIONS, _DEGRADED, _REFUSED, _ERASURES),
+    *(*_CHALLENGER_COUNTERS, *_STORE_COUNTERS),
+)
 
 _EVENT_LAG = "fraud_detection_event_lag_seconds"
 _STORE_WAITING = "fraud_detection_online_store_waiting_rows"
@@ -192,6 +198,16 @@ class StreamMetrics:
         """``rules`` or ``models`` that could not be put in force."""
         with self._lock:
             self._totals.count(_REFUSED, (kind,), amount)
+
+    def shadowed(self, kind: str, result: str, amount: int = 1) -> None:
+        """What a challenger made of decided events; see ``serving.shadow``."""
+        with self._lock:
+            self._totals.count(_SHADOWS, (kind, result), amount)
+
+    def rollout_failed(self, amount: int) -> None:
+        """Events for which a challenger was to decide and could not."""
+        with self._lock:
+            self._totals.count(_ROLLOUT_FAILURES, (), amount)
 
     def erased(self, kind: str) -> None:
         """An entity was erased on request."""
@@ -363,8 +379,10 @@ _ALWAYS: dict[str, tuple[tuple[str, ...], ...]] = {
     _STORE_ROWS: (("written",), ("refused",), ("dropped",)),
     _DEGRADED: (("model_down",), ("rules_down",), ("model_and_rules_down",)),
     _REFUSED: (("rules",), ("models",)),
+    _SHADOWS: (("rules", "failed"), ("model", "failed")),
     _ERASURES: tuple((kind,) for kind in ERASABLE),
     _LATE: ((),),
+    _ROLLOUT_FAILURES: ((),),
     _STORE_FAILURES: ((),),
     _STORE_REEMITTED: ((),),
     _STORE_HEALINGS: ((),),

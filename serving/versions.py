@@ -1,11 +1,12 @@
-"""Which rule set and which model are in force for a shard: adopted from control records, parsed or loaded once, kept by hash.
+"""Which rule set and which model are in force for a shard, and which are tried: from control records, parsed or loaded once.
 
-A record that cannot be used is refused and what was in force stays.  The bytes that :meth:`adopt` returns are what the caller
-keeps in its state; :meth:`of` takes them back after a restore.
+A record that cannot be used is refused and what was in force stays; a challenger that cannot is not tried.  The bytes that
+:meth:`adopt` returns are what the caller keeps in its state; :meth:`of` takes them back after a restore.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,10 +14,11 @@ from typing import Generic, TypeVar
 from fraud.catalogue import CATALOGUE
 from fraud.errors import InvalidEvent
 from fraud.rules import InvalidRules, RuleSet
+from serving.challengers import Challenger, rules_challenger, share
 from serving.codec import Codec
 from serving.model import Model, ModelRefused, load_model
 
-__all__ = ["VersionedModels", "VersionedRules"]
+__all__ = ["ModelChallengers", "RuleChallengers", "VersionedModels", "VersionedRules"]
 
 T = TypeVar("T")
 
@@ -91,3 +93,65 @@ class VersionedModels(_Versioned[Model]):
 
     def _open(self, kept: bytes) -> Model:
         return load_model(self._models_dir, kept.decode())
+
+
+class _Challengers(_Versioned[Challenger[T] | None]):
+    """What records try; kept are the share and what names or holds it, or nothing."""
+
+    def adopt_or_withdraw(self, shard: int, payload: bytes | None) -> tuple[bytes, bool]:
+        """Try what a record tries, or nothing when that cannot be used; returns what to keep in state, and whether it can."""
+        kept = self.adopt(shard, payload)
+        if kept is None:
+            self._in_force[shard] = None
+        return kept or b"", kept is not None
+
+    def _content(self, payload: bytes | None) -> bytes:
+        tried, traffic_percentage = self._tried(payload)
+        return b"" if tried is None else json.dumps([traffic_percentage, tried]).encode()
+
+    def _open(self, kept: bytes) -> Challenger[T] | None:
+        if not kept:
+            return None
+        traffic_percentage, tried = json.loads(kept)
+        return self._challenger(tried, traffic_percentage)
+
+    def _tried(self, payload: bytes | None) -> tuple[str | None, float]:
+        raise NotImplementedError
+
+    def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[T]:
+        raise NotImplementedError
+
+
+class RuleChallengers(_Challengers[RuleSet]):
+    """Rule sets that records of the ``rules`` topic try beside their own."""
+
+    _refusals = (InvalidEvent, InvalidRules)
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(None)
+        self._codec = codec
+
+    def _tried(self, payload: bytes | None) -> tuple[str | None, float]:
+        record = self._codec.decode_rule(payload)
+        return record.challenger_body, record.traffic_percentage
+
+    def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[RuleSet]:
+        return rules_challenger(tried, traffic_percentage)
+
+
+class ModelChallengers(_Challengers[Model]):
+    """Models that records of the ``models`` topic try beside their own; the files lie under ``models_dir``."""
+
+    _refusals = (InvalidEvent, ModelRefused)
+
+    def __init__(self, codec: Codec, models_dir: Path) -> None:
+        super().__init__(None)
+        self._codec = codec
+        self._models_dir = models_dir
+
+    def _tried(self, payload: bytes | None) -> tuple[str | None, float]:
+        record = self._codec.decode_model(payload)
+        return record.challenger_sha256, record.traffic_percentage
+
+    def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[Model]:
+        return Challenger(tried, load_model(self._models_dir, tried), share(traffic_percentage))

@@ -23,9 +23,11 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Transaction, entity_ids
 from fraud.rules import RuleSet
+from serving.challengers import Challenger
 from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
+from serving.model import Model
 from serving.redis_link import Command
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from serving.scoring import Scorer
@@ -158,6 +160,8 @@ class InForce:
 
     model: Any = field(default_factory=FakeModel)
     rules: RuleSet | None = RULES
+    rules_challenger: Challenger[RuleSet] | None = None
+    model_challenger: Challenger[Model] | None = None
 
 
 @dataclass

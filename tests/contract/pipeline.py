@@ -29,9 +29,10 @@ from serving.online_healing import Healing
 from serving.online_writer import BufferedWriter
 from serving.schemas import SCHEMAS
 from serving.scoring import Scorer
+from serving.shadow import ShadowLane
 from serving.stream_metrics import StreamExporter
 from serving.validate import Validator
-from serving.versions import VersionedModels, VersionedRules
+from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
 from tests.online_store_contract import MemoryOnlineStore
 
 # its address table takes a second to load
@@ -104,6 +105,8 @@ class Pipeline:
     With a ``store`` the states are copied to it, by turns that come whenever chance wants them.
     """
 
+    model_challengers: type[ModelChallengers] = ModelChallengers
+
     def __init__(
         self,
         shards: int = 3,
@@ -162,23 +165,27 @@ class Pipeline:
             for _ in range(self.shards)
         ]
         self.observe = [Observe(logs("entities"), Evaluator()) for _ in range(self.shards)]
-        self.infer = [
-            Infer(
-                self.codec,
-                Scorer("stream", "test"),
-                VersionedRules(self.codec, self._rules),
-                VersionedModels(self.codec, self._models, self._model),
-                CATALOGUE,
-                handover,
-                blacklisted=lambda transactions: [[] for _ in transactions],
-                now_ms=lambda: self._now_ms,
-                metrics=self.exporter.new_metrics(),
-            )
-            for _ in range(self.shards)
-        ]
+        self.infer = [self._infer(handover) for _ in range(self.shards)]
         for shard in range(self.shards):
             self.ingest[shard].own([shard])
             self.observe[shard].own([shard])
+
+    def _infer(self, handover: Handover) -> Infer:
+        metrics = self.exporter.new_metrics()
+        return Infer(
+            self.codec,
+            Scorer("stream", "test"),
+            VersionedRules(self.codec, self._rules),
+            VersionedModels(self.codec, self._models or Path(), self._model),
+            CATALOGUE,
+            handover,
+            rule_challengers=RuleChallengers(self.codec),
+            model_challengers=self.model_challengers(self.codec, self._models or Path()),
+            shadow=ShadowLane(metrics.shadowed, work=lambda: 0.0),
+            blacklisted=lambda transactions: [[] for _ in transactions],
+            now_ms=lambda: self._now_ms,
+            metrics=metrics,
+        )
 
     def _feed(self, name: str, store: MemoryOnlineStore) -> OnlineFeed:
         """One whose writes :meth:`heal` makes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,7 +29,7 @@ MINUTE_MS = 60_000
 RECORDED_MS = time.time_ns() // 1_000_000  # what is older than 90 days would be merged away
 VIEWS = (
     *("v_decisions_labelled", "v_rule_performance", "v_model_quality", "v_velocity", "v_merchant_risk", "v_latency", "v_features"),
-    *("v_decisions_hourly", "v_rule_hits_hourly", "v_labels"),
+    *("v_decisions_hourly", "v_rule_hits_hourly", "v_labels", "v_shadow"),
 )
 
 
@@ -69,6 +70,12 @@ def write(engine: ClickHouseEngine, token: str) -> None:
     values = [Value(0, i, RECORDED_MS + i, codec.encode_decision(one)) for i, one in enumerate(DECISIONS)]
     labels = [LabelApplied(transaction, "views", known, when, 0, "chargeback", []) for transaction, known, when in LABELS]
     store.write(rows.decisions(values).tables, token)
+    shadows = [
+        replace(wire.SAMPLES["shadow_decision"], tenant_id="views", decision_id=one.decision_id, live_outcome=one.outcome)
+        for one in DECISIONS
+    ]
+    values = [Value(0, i, RECORDED_MS + i, codec.encode_shadow_decision(one)) for i, one in enumerate(shadows)]
+    store.write(rows.shadows(values).tables, token)
     store.write(rows.labels([Value(0, i, RECORDED_MS, codec.encode_label_applied(one)) for i, one in enumerate(labels)]).tables, token)
     store.close()
 
@@ -162,7 +169,7 @@ def test_features_have_their_names(written: HttpClient) -> None:
 @pytest.mark.usefixtures("written")
 def test_every_saved_query_runs_as_a_reader(clickhouse: ClickHouseEngine, query: SavedQuery) -> None:
     mine = {"tenant": "views", "card": "card-000123", "decision": DECISIONS[0].decision_id, "minutes": "100000000"}
-    mine |= {"at_ms": str(wire.NOW_MS)}
+    mine |= {"at_ms": str(wire.NOW_MS), "challenger": wire.SAMPLES["shadow_decision"].hash}
     given = {name: value for name, value in mine.items() if name in query.parameters}
     with connect(clickhouse.settings, reads_only=True) as reader:
         found = reader.query(query.sql, parameters=query.values(given))

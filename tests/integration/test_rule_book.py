@@ -15,12 +15,13 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud.catalogue import CATALOGUE
-from fraud.errors import Unavailable
+from fraud.errors import InvalidEvent, Unavailable
 from fraud.rules import RuleSet
 from infra.topics import Topic, create_topics
 from serving import ledger
 from serving.change_log import Actor, ChangeLog, hash_of
-from serving.rule_book import PROMOTED, ROLLED_BACK, SHADOWED, RuleBook, RulesConflict, UnknownRules
+from serving.records import Change
+from serving.rule_book import PROMOTED, ROLLED_BACK, ROLLED_OUT, SHADOWED, RuleBook, RulesConflict, UnknownRules
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from tests.kafka_server import KafkaServer
 from tests.wire_samples import NOW_MS, codec
@@ -90,14 +91,57 @@ def test_what_is_promoted_is_published_and_every_process_knows_it(kafka: str) ->
     assert on_the_topic(kafka) == [(1, draft.rule_set_hash)]
 
 
-def test_a_draft_in_shadow_stands_beside_what_is_in_force_and_counts_for_nothing(kafka: str) -> None:
-    desk = book(kafka)
-    desk.promote(ANN, desk.draft(ANN, rules(a=0.5, b=0.2)).rule_set_hash)
-    tried = desk.shadow(BOB, desk.draft(BOB, rules(a=0.7, c=0.1, b=0.2)).rule_set_hash, expected=1)
-    both = {rule.id: (rule.state.value, rule.score) for rule in desk.rules(tried.rule_set_hash).rules}
-    assert both == {"a": ("enabled", 0.5), "b": ("enabled", 0.2), "a_shadow": ("shadow", 0.7), "c": ("shadow", 0.1)}
+def tried_on_the_topic(kafka: str) -> tuple[str, str | None, str | None, float]:
+    record = [codec().decode_rule(message.value()) for message in ledger.read_to_end(kafka, (ledger.RULES,))][-1]
+    return record.body, record.challenger_hash, record.challenger_body, record.traffic_percentage
+
+
+def test_a_draft_in_shadow_stands_beside_what_is_in_force_and_changes_nothing_of_it(kafka: str) -> None:
+    desk, live, draft = book(kafka), rules(a=0.5, b=0.2), rules(a=0.7, c=0.1, b=0.2)
+    desk.promote(ANN, desk.draft(ANN, live).rule_set_hash)
+    tried = desk.shadow(BOB, desk.draft(BOB, draft).rule_set_hash, expected=1)
+    assert (tried.rule_set_hash, tried.base_hash) == (live.hash, live.hash)
+    assert (tried.challenger_hash, tried.traffic_percentage) == (draft.hash, 0.0)
+    assert tried_on_the_topic(kafka) == (live.to_json(), draft.hash, draft.to_json(), 0.0)
     again = desk.shadow(BOB, desk.draft(BOB, rules(d=0.3)).rule_set_hash)
-    assert {rule.id for rule in desk.rules(again.rule_set_hash).rules} == {"a", "b", "d"}  # one draft at a time
+    assert (again.rule_set_hash, again.challenger_hash) == (live.hash, rules(d=0.3).hash)  # one draft at a time
+    assert on_the_topic(kafka)[-1] == (3, live.hash)
+
+
+def test_a_rollout_grows_and_goes_back_to_a_shadow(kafka: str) -> None:
+    desk, live, draft = book(kafka), rules(a=0.5), rules(a=0.7)
+    desk.promote(ANN, desk.draft(ANN, live).rule_set_hash)
+    desk.draft(BOB, draft)
+    for percent in (5.0, 12.5):
+        made = desk.roll_out(BOB, draft.hash, percent)
+        assert (made.action, made.rule_set_hash) == (ROLLED_OUT, live.hash)
+        assert (made.challenger_hash, made.traffic_percentage) == (draft.hash, percent)
+        assert tried_on_the_topic(kafka) == (live.to_json(), draft.hash, draft.to_json(), percent)
+    back = desk.roll_back(ANN)
+    assert (back.action, back.rule_set_hash, back.challenger_hash, back.traffic_percentage) == (ROLLED_BACK, live.hash, draft.hash, 0.0)
+    whole = desk.promote(ANN, draft.hash)
+    assert (whole.rule_set_hash, whole.challenger_hash, whole.traffic_percentage) == (draft.hash, None, 0.0)
+    assert tried_on_the_topic(kafka) == (draft.to_json(), None, None, 0.0)
+    assert desk.roll_back(ANN).rule_set_hash == live.hash
+    other = book(kafka)
+    other.refresh()
+    assert other.releases == desk.releases
+    for percent in (100.0, -1.0, float("nan")):
+        with pytest.raises(InvalidEvent):
+            desk.roll_out(BOB, draft.hash, percent)
+
+
+def test_a_log_in_which_shadows_stood_in_the_set_in_force_is_still_read(kafka: str) -> None:
+    """As it was once written; a decision of that time carries the hash of both together."""
+    desk, live, both = book(kafka), rules(a=0.5), rules(a=0.5, b=0.2)
+    desk.promote(ANN, desk.draft(ANN, live).rule_set_hash)
+    draft = desk.draft(ANN, rules(b=0.2)).rule_set_hash
+    old = Change(0, "", "", 0, "", "", "", SHADOWED, draft, 2, live.hash, both.hash, both.to_json())
+    ChangeLog(kafka, codec(), clock).append(ANN, lambda: old)
+    desk.refresh()
+    assert (desk.in_force.rule_set_hash, desk.in_force.base_hash, desk.in_force.challenger_hash) == (both.hash, live.hash, None)
+    assert desk.rules(both.hash).to_json() == both.to_json()
+    assert desk.shadow(ANN, draft).rule_set_hash == live.hash  # from here on decisions carry the promoted set alone
 
 
 def test_a_roll_back_puts_the_earlier_set_under_a_new_number(kafka: str) -> None:
@@ -117,7 +161,8 @@ def test_a_shadow_is_no_set_to_roll_back_to(kafka: str) -> None:
     first = desk.promote(ANN, desk.draft(ANN, rules(a=0.5)).rule_set_hash)
     desk.promote(ANN, desk.draft(ANN, rules(b=0.5)).rule_set_hash)
     tried = desk.shadow(ANN, desk.draft(ANN, rules(c=0.5)).rule_set_hash)
-    assert (tried.action, desk.roll_back(BOB).rule_set_hash) == (SHADOWED, first.rule_set_hash)
+    back = desk.roll_back(BOB)
+    assert (tried.action, back.rule_set_hash, back.challenger_hash) == (SHADOWED, first.rule_set_hash, None)
 
 
 def test_nothing_is_put_in_force_that_nobody_has_looked_at(kafka: str) -> None:
@@ -167,8 +212,6 @@ def test_a_process_that_died_before_it_published_is_made_up_for(kafka: str) -> N
     draft = desk.draft(ANN, rules(a=0.5))
     body = rules(a=0.5).to_json()
     log = ChangeLog(kafka, codec(), clock)
-    from serving.records import Change
-
     log.append(ANN, lambda: Change(0, "", "", 0, "", "", "", PROMOTED, draft.rule_set_hash, 1, None, draft.rule_set_hash, body))
     assert on_the_topic(kafka) == []
     book(kafka).settle()

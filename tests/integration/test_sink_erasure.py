@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,19 @@ def labelled(identity: str, card: str, seq: int) -> tuple[str, bytes]:
     entities = [EntityPosition("card", f"{TENANT}|{card}", seq)]
     applied = LabelApplied(identity, TENANT, True, wire.NOW_MS, wire.NOW_MS - 5, "analyst", entities)
     return ledger.LABELS_APPLIED, wire.codec().encode_label_applied(applied)
+
+
+def shadowed(identity: str, subject: str, seq: int, *, kind: str = "card") -> tuple[str, bytes]:
+    """What a challenger said of the payment; its message names the subject too."""
+    shadow = replace(
+        wire.SAMPLES["shadow_decision"],
+        decision_id=decision_id(TENANT, identity),
+        tenant_id=TENANT,
+        transaction_id=identity,
+        rules=[FiredRule("burst", "VELOCITY", "high", 0.66, None, "enabled", f"7 payments of {subject}")],
+        entities=[EntityPosition(kind, f"{TENANT}|{subject}", seq)],
+    )
+    return ledger.SHADOWS, wire.codec().encode_shadow_decision(shadow)
 
 
 def erased(subject: str, seq: int, *, kind: str = "card") -> tuple[str, bytes]:
@@ -128,6 +142,37 @@ def test_who_was_erased_is_in_no_table(world: SinkWorld, kind: str) -> None:
     for table in HOLDING:
         assert kept(world, table) == ids("theirs"), table
     assert world.rows("SELECT sum(decisions) FROM v_decisions_hourly") == [(4,)]  # a roll-up counts, and names nobody
+
+
+@pytest.mark.parametrize("kind", SUBJECTS)
+def test_what_a_challenger_said_of_them_goes_too(world: SinkWorld, kind: str) -> None:
+    """Also what the ledger took a moment after the erasure, and what is read again or for the first time."""
+    ours, theirs = (shadowed("a", GONE, 1, kind=kind), shadowed("b", GONE, 2, kind=kind)), shadowed("theirs", "stays", 1, kind=kind)
+    send_apart(world, history(GONE, kind, ["a", "b", "c"]), [*ours, theirs])
+    follow(world)
+    assert {"shadow_decisions", "v_shadow"} <= named_in(world, *ids("a", "b"))  # the control
+    assert "shadow_decisions" in named_in(world, GONE)
+    send_apart(world, [erased(GONE, 4, kind=kind)], [shadowed("c", GONE, 3, kind=kind)])
+    follow(world)
+    assert named_in(world, GONE) == set()
+    assert kept(world, "shadow_decisions") == ids("theirs")
+    with connect(world.engine.settings) as client:
+        client.command("TRUNCATE TABLE sink_offsets")
+    follow(world, batch_records=2)
+    assert named_in(world, GONE) == set()
+    assert kept(world, "shadow_decisions") == ids("theirs")
+
+
+def test_what_a_challenger_said_and_the_ledger_took_a_moment_after_the_erasure_goes(world: SinkWorld) -> None:
+    """It was written before the sink had heard of the erasure, under a later version than the erasure has."""
+    send_apart(world, history(GONE, "card", ["a"]), [erased(GONE, 2)])
+    store, now = Store(world.engine.settings), int(1000 * time.time()) + 5_000
+    _, value = shadowed("a", GONE, 1)
+    store.write(LedgerRows(wire.codec()).shadows([Value(0, 0, now, value)]).tables, "of a batch before")
+    store.close()
+    assert "shadow_decisions" in named_in(world, GONE)
+    follow(world)
+    assert named_in(world, GONE) == set()
 
 
 def test_what_is_read_again_or_late_brings_nobody_back(world: SinkWorld) -> None:

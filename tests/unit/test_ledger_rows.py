@@ -29,6 +29,27 @@ def plain(**changes: Any) -> records.Decision:
     return wire.decision(**{"features": features, "catalogue_version": CATALOGUE.version, **bare, **changes})
 
 
+def test_every_field_of_a_shadow_arrives_and_where_its_entities_stand() -> None:
+    one = wire.SAMPLES["shadow_decision"]
+    found = LedgerRows(wire.codec()).shadows([value(one, name="shadow_decision"), Value(0, 1, NOW_MS, b"no record")])
+    (row,) = found.tables["shadow_decisions"].to_pylist()
+    for field in fields(records.ShadowDecision):
+        if field.name not in {"rules", "entities", "event_time_ms"}:
+            assert row[field.name] == getattr(one, field.name), field.name
+    assert row["event_time"].timestamp() * 1000 == one.event_time_ms
+    assert (row["rule_ids"], row["rule_modes"], row["rule_messages"]) == (["burst"], ["enabled"], ["7 payments in 5 minutes"])
+    assert (row["version"], [reject.code for reject in found.rejects]) == (NOW_MS, ["bad_magic"])
+    (position,) = found.positions().to_dicts()
+    assert position == {
+        "tenant_id": "default",
+        "decision_id": one.decision_id,
+        "version": NOW_MS,
+        "kind": "card",
+        "key": "default|card-000123",
+        "seq": 7,
+    }
+
+
 def rows_of(*decisions: records.Decision) -> dict[str, list[dict[str, Any]]]:
     found = LedgerRows(wire.codec()).decisions([value(one, offset) for offset, one in enumerate(decisions)])
     assert found.rejects == []

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from infra.releases import published_models
 from serving.model_files import (
     AnomalyFile,
     Calibration,
     Manifest,
     ModelRefused,
+    OnTrial,
+    on_trial,
     production,
     promote,
     publish,
     published,
+    put_on_trial,
     read_files,
 )
 
@@ -139,3 +143,21 @@ def test_a_pointer_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> 
     (tmp_path / "production.json").write_text(text)
     with pytest.raises(ModelRefused, match=r"production\.json cannot be read"):
         production(tmp_path)
+
+
+def test_what_is_tried_is_noted_beside_production_until_it_is_not(tmp_path: Path) -> None:
+    live, tried = publish(tmp_path, "tree", MANIFEST), publish(tmp_path, "other tree", MANIFEST)
+    promote(tmp_path, live)
+    assert on_trial(tmp_path) is None
+    put_on_trial(tmp_path, OnTrial(tried, 12.5))
+    assert on_trial(tmp_path) == OnTrial(tried, 12.5)
+    assert {one["sha256"]: (one["status"], one["traffic_percentage"]) for one in published_models(tmp_path)} == {
+        live: ("production", 87.5),
+        tried: ("testing", 12.5),
+    }
+    put_on_trial(tmp_path, None)
+    put_on_trial(tmp_path, None)
+    assert {one["status"] for one in published_models(tmp_path)} == {"production", "published"}
+    (tmp_path / "testing.json").write_text("[]")
+    with pytest.raises(ModelRefused):
+        on_trial(tmp_path)

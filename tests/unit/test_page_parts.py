@@ -12,8 +12,9 @@ from starlette.datastructures import Headers
 
 from analytics.lag import Place, behind
 from analytics.reports import Report, Reports
+from analytics.shadow import Asked
 from analytics.templating import environment
-from api.rendering import readable
+from api.rendering import Renderer, readable
 from api.sessions import COOKIE, is_page, token_of
 from cli.__main__ import main
 from infra.api_access import api_settings
@@ -122,3 +123,14 @@ def test_money_is_written_with_the_places_of_its_currency(minor: int, exponent: 
 @pytest.mark.parametrize(("value", "text"), [(float("nan"), "missing"), (3.0, "3"), (1234.5, "1,234.5"), (1 / 3, "0.333333"), (0.0, "0")])
 def test_values_are_readable(value: float, text: str) -> None:
     assert readable(value) == text
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_the_rules_page_shows_what_is_tried_and_nothing_where_nothing_is(tried: bool) -> None:
+    challenger = Asked(
+        "model", "ab" * 32, events=1_200, agreed=1_050, stricter=90, looser=60, first_event_ms=0, last_event_ms=REPORT.created_ms
+    )
+    page = Renderer(is_production=True).page("rules.html", rules=[], precision=None, challengers=[challenger] if tried else [])
+    shown = bytes(page.body).decode()
+    for text in ("Tried beside the decisions", "abababababab", "1,200", "87.5%", ">90<", ">60<"):
+        assert (text in shown) is tried

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.breakers import Breaker, BreakerState
+from serving.breakers import Breaker, BreakerState
 
 
 class Clock:
