@@ -77,6 +77,7 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         "events": traffic.made,
         "seconds_a_rate": options.seconds,
         "warm_up_share_left_out": _WARM_UP_SHARE,
+        "batch_ms": plan.settings.batch_ms,
         "checkpoint_interval_ms": plan.settings.checkpoint_interval_ms,
         "parallelism": plan.settings.taskmanagers,
         "machine": machine(),

@@ -115,6 +115,7 @@ def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
         flink_port=plan.settings.flink_port,
         core=core,
         parallelism=parallelism or plan.settings.taskmanagers,
+        batch_ms=plan.settings.batch_ms,
         checkpoint_interval_ms=plan.settings.checkpoint_interval_ms,
     )
 
