@@ -92,6 +92,7 @@ class SinkWorld:
         producer.commit_transaction(60)
         producer.begin_transaction()
         producer.produce(ledger.DECISIONS, codec.encode_decision(made(f"{seed}-aborted", "acme", "EUR", 1, chance)), "x")
+        assert producer.flush(30) == 0  # an abort gives up what is not sent yet, and the broker then knows of no transaction
         producer.abort_transaction(60)
         self.sent += count
         return truth
@@ -183,6 +184,7 @@ class Feed:
                 producer.produce(ledger.DECISIONS, value, str(number))
                 producer.poll(0)
             if chance.random() < 0.1:
+                assert producer.flush(30) == 0  # see ``SinkWorld.send``
                 producer.abort_transaction(60)
             else:
                 producer.commit_transaction(60)

@@ -66,11 +66,17 @@ def test_fifty_at_once_get_the_same_bytes_and_the_stream_gets_one_event(stack: A
     assert len(sent) == 1
 
 
+def start_again(stack: ApiStack) -> None:
+    """Until it has read what is in force: before, it decides with what it was installed with, and says that it is not ready."""
+    stack.start("api")
+    stack.wait_until(lambda: stack.ask("/health/ready").json["status"] == "up", "it does not become ready")
+
+
 def test_the_first_answer_outlives_the_process(stack: ApiStack) -> None:
     body = question()
     first = stack.ask("/v1/score", body, headers={"Idempotency-Key": "outlives"})
     stack.stop("api")
-    stack.start("api")
+    start_again(stack)
     assert stack.ask("/v1/score", body, headers={"Idempotency-Key": "outlives"}).body == first.body
     assert stack.ask("/v1/score", {**body, "amount_minor": 1}).status == 422
     assert stack.ask("/v1/score", question(), headers={"Idempotency-Key": "outlives"}).status == 422
@@ -148,8 +154,7 @@ def test_a_release_that_cannot_be_used_is_refused_and_counted_and_the_one_before
 def test_what_was_promoted_is_in_force_again_after_a_restart(stack: ApiStack) -> None:
     before = stack.ask("/v1/score", question()).json
     stack.stop("api")
-    stack.start("api")
-    stack.wait_until(lambda: stack.ask("/health/ready").json["status"] == "up", "it does not become ready")
+    start_again(stack)
     after = stack.ask("/v1/score", question()).json
     assert (after["rule_set_hash"], after["model_sha256"]) == (before["rule_set_hash"], before["model_sha256"])
 
@@ -173,6 +178,6 @@ def test_a_stopped_process_sends_what_it_has_before_it_goes(stack: ApiStack) -> 
     answers: list[Answer] = [stack.ask("/v1/score", one) for one in bodies]
     assert {one.status for one in answers} == {200}
     stack.stop_politely("api")
-    stack.start("api")
+    start_again(stack)
     sent = {one.transaction.transaction_id for one in stack.published()}
     assert {one["transaction_id"] for one in bodies} <= sent

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from flink_jobs.known_entities import KnownEntities
 from flink_jobs.reemit import Reemission, map_key
 from fraud.errors import Unavailable
 from fraud.kernel import empty_state
@@ -257,7 +258,7 @@ def test_a_redis_that_came_back_empty_is_filled_again_and_says_so(tmp_path: Path
     server.start()
     store, reader = (OnlineStore(server.url, timeout_s=TIMEOUT_S) for _ in range(2))
     feed = OnlineFeed(BufferedWriter(store, started_ms=1), healing=Healing(store, "cards", parts=1))
-    reemission = Reemission(feed)
+    reemission = Reemission(feed, KnownEntities())
     states = DictMap({map_key(CARD, f"bank|{number}"): encode_state(empty_state(), CARD) for number in range(3_000)})
     entities = [(CARD, f"bank|{number}") for number in range(3_000)]
 

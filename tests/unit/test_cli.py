@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from cli.__main__ import build_parser, main
 from cli.output import print_json, progress_bar
-from cli.testing import split_arguments
+from cli.testing import order_of, split_arguments
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -112,3 +112,12 @@ def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
         versions = pinned.get(canonicalize_name(wanted.name), [])
         assert versions, f"{wanted.name} is not in the lock"
         assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: the lock has {versions}"
+
+
+@pytest.mark.skipif(not (REPO / ".git").exists(), reason="sources without a history")
+def test_the_same_sources_are_tested_in_the_same_order() -> None:
+    (option,) = order_of(["-k", "geo"])
+    assert order_of([]) == [option]
+    seed = option.removeprefix("--randomly-seed=")
+    assert 0 <= int(seed) < 1 << 32
+    assert order_of(["-p", "no:randomly"]) == order_of(["--randomly-seed=3"]) == []
