@@ -26,7 +26,7 @@ from api.tracing import HEADER, Trace
 from fraud.errors import InvalidEvent, Unavailable
 from fraud.events import Entity, Transaction, decision_id, entities_of
 from serving.breakers import Breaker
-from serving.challengers import Versions, asked_features
+from serving.challengers import Versions
 from serving.codec import Codec
 from serving.decision_index import keep_command
 from serving.degraded import KAFKA_DOWN, STORE_DOWN, STORE_HEALING
@@ -152,8 +152,7 @@ class Answers:
         mine = [one for one in questions if one.result is None and not one.waits]
         if mine:
             versions = self._with.sides.versions
-            asked = asked_features(versions.rules, versions.rules_challenger)
-            evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states, asked)
+            evaluated = self._with.features.evaluate([one.transaction for one in mine], reading.states, versions.extra)
             timing.features_s = self._clock() - read_s
             self._with.metrics.features(timing.features_s)
             bodies = self._decide(mine, evaluated, versions, reading.read_at_ms, trace, timing)
@@ -212,7 +211,7 @@ class Answers:
                 entities=[[] if evaluated.views is None else [view.position(1) for view in views] for views in _views(evaluated, mine)],
                 blacklisted=self._with.blocked.lists_of(transactions),
                 extra=evaluated.extra,
-                extra_names=asked_features(versions.rules, versions.rules_challenger),
+                extra_names=versions.extra,
             ),
             versions,
         )

@@ -84,7 +84,7 @@ class Health:
         return Dependency(state="up")
 
     def _side(self, name: str) -> Dependency:
-        if getattr(self.in_force, name) is None:
+        if getattr(self.in_force.versions, name) is None:
             return Dependency(state="down", detail="there is none")
         open_ = any(breaker.name == name and breaker.state is not BreakerState.CLOSED for breaker in self.breakers)
         return Dependency(state="down", detail="it has failed or been too slow") if open_ else Dependency(state="up")

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from confluent_kafka import KafkaError, Message
 
 from fraud.errors import Unavailable
-from fraud.rules import RuleSet
 from serving import ledger, model_files
-from serving.challengers import Challenger
 from serving.codec import Codec
-from serving.model import Model, ModelRefused, load_model
-from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
+from serving.model import ModelRefused, load_model
+from serving.versions import ControlledVersions
 
 __all__ = ["ReleaseFollower", "Releases"]
 
@@ -31,7 +30,7 @@ _RETRY_S = 1.0
 _log = structlog.get_logger()
 
 
-def _nothing_kept() -> bytes | None:
+def _nothing_kept(_name: str) -> bytes | None:
     return None
 
 
@@ -49,55 +48,34 @@ class Releases:
         self, codec: Codec, models_dir: Path, default_rules: str | None, *, on_refused: Callable[[str], None] = lambda _topic: None
     ) -> None:
         self._models_dir = models_dir
-        self._rules = VersionedRules(codec, default_rules)
-        self._models = VersionedModels(codec, models_dir, _production(models_dir))
-        self._rule_challengers, self._model_challengers = RuleChallengers(codec), ModelChallengers(codec, models_dir)
+        self._controlled = ControlledVersions(codec, models_dir, default_rules, default_model=None)
         self._on_refused = on_refused
         self._refused: set[str] = set()
-        self.rules: RuleSet | None = self._rules.of(_EVERYTHING, _nothing_kept)
-        self.model: Model | None = self._default_model()
-        self.rules_challenger: Challenger[RuleSet] | None = None
-        self.model_challenger: Challenger[Model] | None = None
+        self.versions = self._controlled.of(_EVERYTHING, _nothing_kept)
+        self.look_for_model()
 
     def adopt(self, topic: str, value: bytes | None) -> bool:
         """Put a control record in force, and try what it tries; False when either is refused."""
-        versions = self._rules if topic == "rules" else self._models
-        adopted = versions.adopt(_EVERYTHING, value) is not None
-        if adopted and topic == "rules":
-            _, adopted = self._rule_challengers.adopt_or_withdraw(_EVERYTHING, value)
-            self.rules = self._rules.of(_EVERYTHING, _nothing_kept)
-            self.rules_challenger = self._rule_challengers.of(_EVERYTHING, _nothing_kept)
-        elif adopted:
-            _, adopted = self._model_challengers.adopt_or_withdraw(_EVERYTHING, value)
-            self.model = self._models.of(_EVERYTHING, _nothing_kept)
-            self.model_challenger = self._model_challengers.of(_EVERYTHING, _nothing_kept)
-        if not adopted:
+        adopted, found = self._controlled.adopt(_EVERYTHING, topic, value), self.versions.model
+        versions = self._controlled.of(_EVERYTHING, _nothing_kept)
+        self.versions = versions if versions.model is not None else replace(versions, model=found)
+        if adopted.is_refused:
             self._on_refused(topic)
             _log.error("release_refused", topic=topic)
-        return adopted
+        return not adopted.is_refused
 
     def look_for_model(self) -> None:
         """Without a model, take the one that has been put in production since: a fresh installation trains while we run."""
-        if self.model is not None:
+        if self.versions.model is not None:
             return
         sha256 = _production(self._models_dir)
         if sha256 is not None and sha256 not in self._refused:
             try:
-                self.model = load_model(self._models_dir, sha256)
+                self.versions = replace(self.versions, model=load_model(self._models_dir, sha256))
             except ModelRefused as refusal:
                 self._refused.add(sha256)
-                self._refuse("models", refusal)
-
-    def _refuse(self, topic: str, refusal: ModelRefused) -> None:
-        self._on_refused(topic)
-        _log.error("model_refused", reason=refusal.detail)
-
-    def _default_model(self) -> Model | None:
-        try:
-            return self._models.of(_EVERYTHING, _nothing_kept)
-        except ModelRefused as refusal:
-            self._refuse("models", refusal)
-            return None
+                self._on_refused("models")
+                _log.error("model_refused", reason=refusal.detail)
 
 
 def _production(models_dir: Path) -> str | None:

@@ -21,7 +21,7 @@ import structlog
 
 from fraud.rules import RuleSet
 from serving.breakers import Breaker
-from serving.challengers import Challenger, Versions
+from serving.challengers import Versions
 from serving.model import Model
 from serving.records import Decision
 from serving.rollout import score_by_card
@@ -35,19 +35,10 @@ _log = structlog.get_logger()
 
 
 class InForce(Protocol):
-    """What is to be used now; None for a side of which nothing can be used."""
+    """What is to be used now."""
 
     @property
-    def model(self) -> Model | None: ...
-
-    @property
-    def rules(self) -> RuleSet | None: ...
-
-    @property
-    def rules_challenger(self) -> Challenger[RuleSet] | None: ...
-
-    @property
-    def model_challenger(self) -> Challenger[Model] | None: ...
+    def versions(self) -> Versions: ...
 
 
 class _SideFailed(Exception):
@@ -112,7 +103,7 @@ class Sides:
 
     Args:
         scorer: of the door ``api``.
-        in_force: the model and the rule set of this moment.
+        in_force: models and rule sets of this moment.
         clock: seconds, monotonic: how long a breaker stays open.
         work: seconds that the processor has spent on this thread.
     """
@@ -133,8 +124,7 @@ class Sides:
     @property
     def versions(self) -> Versions:
         """What decides now: what the rules ask for must be evaluated before they can be asked."""
-        now = self._in_force
-        return Versions(now.rules, now.model, now.rules_challenger, now.model_challenger).deciding
+        return self._in_force.versions.deciding
 
     def score(self, batch: ScoringInput, versions: Versions) -> list[Decision]:
         """Decide a batch with the versions that its extra features were evaluated for; never fails for a side that does."""

@@ -33,7 +33,7 @@ from serving.scoring import Scorer
 from serving.shadow import ShadowLane
 from serving.stream_metrics import StreamMetrics
 from serving.validate import Validator
-from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
+from serving.versions import ControlledVersions
 
 __all__ = ["CoreSettings", "build_infer", "build_ingest", "build_observe"]
 
@@ -90,7 +90,7 @@ def build_observe(settings: CoreSettings, metrics: StreamMetrics) -> Observe:
 
 def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     """Core of the third operator."""
-    codec, models_dir = _codec(settings), Path(settings.models_dir)
+    codec = _codec(settings)
     blacklist = Blacklist(settings.redis_url)
 
     def blacklisted(transactions: Sequence[Transaction]) -> list[list[str]]:
@@ -100,12 +100,9 @@ def build_infer(settings: CoreSettings, metrics: StreamMetrics) -> Infer:
     return Infer(
         codec,
         Scorer("stream", settings.code_version),
-        VersionedRules(codec, settings.default_rules),
-        VersionedModels(codec, models_dir, settings.default_model),
+        ControlledVersions(codec, Path(settings.models_dir), settings.default_rules, settings.default_model),
         CATALOGUE,
         _shared_handover(),
-        rule_challengers=RuleChallengers(codec),
-        model_challengers=ModelChallengers(codec, models_dir),
         shadow=ShadowLane(metrics.shadowed),
         blacklisted=blacklisted,
         now_ms=now_ms,

@@ -29,7 +29,7 @@ from fraud.decide import Outcome
 from fraud.events import KINDS, Kind, Label, Transaction, entities_of, entity_key
 from fraud.extra import extra_columns
 from serving import ledger
-from serving.challengers import Versions, asked_features
+from serving.challengers import Versions
 from serving.codec import Codec
 from serving.logs import DecisionLog
 from serving.records import Decision, EntityPosition, Erasure, ErasureApplied, LabelApplied
@@ -38,12 +38,11 @@ from serving.scoring import Scorer, ScoringInput, alert_of
 from serving.shadow import ShadowLane
 from serving.skew import had_the_same
 from serving.stream_metrics import StreamMetrics
-from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
+from serving.versions import ControlledVersions
 
 __all__ = ["Infer"]
 
 MAPS = ("control",)
-_CHALLENGER = "-challenger"  # beside ``rules`` and ``models`` in their map
 
 _log = structlog.get_logger()
 
@@ -63,13 +62,10 @@ class Infer:
     Args:
         codec: decodes bodies, encodes outputs.
         scorer: model, rules and policy applied to a batch.
-        rules: rule sets by hash, parsed once.
-        models: models by SHA-256, loaded once.
+        versions: rule sets and models in force, and what is tried.
         catalogue: layout of the vector.
         handover: from an ``ingest`` of the same process.
-        rule_challengers: rule sets that are tried.
-        model_challengers: models that are tried.
-        shadow: asks them.
+        shadow: asks what is tried.
         blacklisted: names of the lists that each of some transactions is on.
         now_ms: wall clock, for how long a decision took; no decision depends on it.
         metrics: what was decided.
@@ -79,13 +75,10 @@ class Infer:
         self,
         codec: Codec,
         scorer: Scorer,
-        rules: VersionedRules,
-        models: VersionedModels,
+        versions: ControlledVersions,
         catalogue: Catalogue,
         handover: Handover,
         *,
-        rule_challengers: RuleChallengers,
-        model_challengers: ModelChallengers,
         shadow: ShadowLane,
         blacklisted: Callable[[Sequence[Transaction]], Sequence[Sequence[str]]],
         now_ms: Callable[[], int],
@@ -93,10 +86,7 @@ class Infer:
     ) -> None:
         self._codec = codec
         self._scorer = scorer
-        self._rules = rules
-        self._models = models
-        self._rule_challengers = rule_challengers
-        self._model_challengers = model_challengers
+        self._versions = versions
         self._shadow = shadow
         self._columns = catalogue.slices
         self._size = catalogue.size
@@ -141,17 +131,12 @@ class Infer:
 
         One that cannot be used is refused and everything stays; a challenger that cannot be used is refused and none is tried.
         """
-        versions = self._rules if kind == "rules" else self._models
-        accepted = versions.adopt(shard, payload)
-        if accepted is None:
+        adopted = self._versions.adopt(shard, kind, payload)
+        if adopted.is_refused:
             self._metrics.refused(kind)
-            return
-        challengers = self._rule_challengers if kind == "rules" else self._model_challengers
-        tried, is_usable = challengers.adopt_or_withdraw(shard, payload)
-        if not is_usable:
-            self._metrics.refused(kind)
-        self._rollout_told = False
-        maps["control"].put_all({kind: accepted, kind + _CHALLENGER: tried})
+        if adopted.kept:
+            self._rollout_told = False
+            maps["control"].put_all(adopted.kept)
 
     @staticmethod
     def _is_whole(gathering: _Gathering) -> bool:
@@ -170,8 +155,8 @@ class Infer:
             answers.append(FeaturePart.unpack(own))
         seqs = np.full((len(items), len(Kind)), -1, dtype=np.int64)
         seqs[:, Kind.CARD] = [item.card_seq for item in items]
-        versions = self._versions(shard, control)
-        names = asked_features(versions.rules, versions.rules_challenger)
+        versions = self._versions.of(shard, control.get)
+        names = versions.extra
         extra = self._take_extra(items, answers, names) if names else None
         matrix = self._assemble(items, answers, seqs)
         rows = self._decide(items, matrix, names, extra, seqs, versions)
@@ -183,14 +168,6 @@ class Infer:
             elif item.kind == ItemKind.DEAD_LETTER:
                 rows.append(OutRow(ledger.DEAD_LETTERS, None, item.body))
         return rows
-
-    def _versions(self, shard: int, control: ByteMap) -> Versions:
-        return Versions(
-            self._rules.of(shard, lambda: control.get("rules")),
-            self._models.of(shard, lambda: control.get("models")),
-            self._rule_challengers.of(shard, lambda: control.get("rules" + _CHALLENGER)),
-            self._model_challengers.of(shard, lambda: control.get("models" + _CHALLENGER)),
-        )
 
     def _assemble(self, items: list[Item], answers: list[FeaturePart], seqs: NDArray[np.int64]) -> NDArray[np.float64]:
         """Feature vectors of the batch's items, ``float64[items, F]``; writes the entities' numbers into ``seqs``."""

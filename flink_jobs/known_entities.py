@@ -35,15 +35,8 @@ class KnownEntities:
         if self._unread is not None:
             self._unread.discard(shard)
 
-    def add(self, kind: int, key: str) -> None:
-        """The state holds this entity, or will."""
-        at, step = _hashes(kind, key)
-        for _ in _PROBES:
-            self._bits[at >> 3] |= 1 << (at & 7)
-            at = (at + step) & _MASK
-
-    def is_new(self, kind: int, key: str) -> bool:
-        """Whether the state certainly does not hold it; it is added, since who asks will write it."""
+    def add(self, kind: int, key: str) -> bool:
+        """The state holds this entity, or will; returns whether it certainly had not been added."""
         bits, is_new = self._bits, False
         at, step = _hashes(kind, key)
         for _ in _PROBES:
@@ -52,7 +45,11 @@ class KnownEntities:
                 is_new = True
                 bits[at >> 3] = byte | bit
             at = (at + step) & _MASK
-        return is_new and not self._unread and self._unread is not None
+        return is_new
+
+    def is_new(self, kind: int, key: str) -> bool:
+        """Whether the state certainly does not hold it; it is added, since who asks will write it."""
+        return self.add(kind, key) and self._unread is not None and not self._unread
 
 
 def _hashes(kind: int, key: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from fraud.rules import InvalidRules, RuleSet
 from serving.model import Model
 from serving.records import RuleSetVersion
 
-__all__ = ["Challenger", "Versions", "asked_features", "features_asked_by", "rules_challenger", "share"]
+__all__ = ["Challenger", "Versions", "features_asked_by", "rules_challenger", "share"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,14 @@ class Versions:
     model: Model | None
     rules_challenger: Challenger[RuleSet] | None = None
     model_challenger: Challenger[Model] | None = None
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """The features beyond the catalogue that either rule set asks for, in the order of their columns."""
+        names, tried = () if self.rules is None else self.rules.extra, self.rules_challenger
+        if tried is None or set(tried.version.extra) <= set(names):
+            return names
+        return in_order([*{*names, *tried.version.extra}])
 
     @property
     def has_rollout(self) -> bool:
@@ -77,21 +85,13 @@ def rules_challenger(body: str, traffic_percentage: float) -> Challenger[RuleSet
     return Challenger(rules.hash, rules, share(traffic_percentage))
 
 
-def asked_features(rules: RuleSet | None, challenger: Challenger[RuleSet] | None) -> tuple[str, ...]:
-    """The features beyond the catalogue that either asks for, in the order of their columns."""
-    names = () if rules is None else rules.extra
-    if challenger is None or set(challenger.version.extra) <= set(names):
-        return names
-    return in_order([*{*names, *challenger.version.extra}])
-
-
 def features_asked_by(version: RuleSetVersion) -> tuple[str, ...]:
-    """The same for a record that comes into force; raises InvalidRules for one that cannot.
+    """The features beyond the catalogue that a record which comes into force asks for; raises InvalidRules for one that cannot.
 
     A challenger that cannot be used is not tried, and the set in force is not its victim.
     """
     rules, tried = RuleSet.from_json(version.body, CATALOGUE.index), version.challenger_body
     try:
-        return asked_features(rules, None if tried is None else rules_challenger(tried, version.traffic_percentage))
+        return Versions(rules, None, None if tried is None else rules_challenger(tried, version.traffic_percentage)).extra
     except (InvalidRules, InvalidEvent):
         return rules.extra

@@ -20,7 +20,7 @@ from fraud.rules import Evaluation, Fired, RuleSet, columns_of
 from serving.model import Model
 from serving.records import Alert, Contribution, Decision, EntityPosition, ExtraFeature, FiredRule
 
-__all__ = ["BLACKLIST_KINDS", "Judgement", "Scorer", "ScoringInput", "alert_of", "fired_rule", "floors_of", "judge"]
+__all__ = ["BLACKLIST_KINDS", "Judgement", "Scorer", "ScoringInput", "alert_of", "judge"]
 
 BLACKLIST_KINDS = ("card", "user", "merchant", "device", "ip")
 _SEVERITIES = ("low", "medium", "high", "critical")
@@ -80,6 +80,39 @@ class Judgement:
     evaluation: Evaluation | None
     made: Decisions
 
+    @property
+    def size(self) -> int:
+        """Events in the batch."""
+        return len(self.made.score)
+
+    def outcomes(self) -> list[str]:
+        """Names of the outcomes."""
+        return [Outcome(outcome).name for outcome in self.made.outcome.tolist()]
+
+    def model_scores(self) -> Sequence[float | None]:
+        """Calibrated scores."""
+        return self.each(self.answer.calibrated)
+
+    def rules_scores(self) -> Sequence[float | None]:
+        """Scores of the rules."""
+        return self.each(None if self.evaluation is None else self.evaluation.score)
+
+    def floors(self) -> Sequence[str | None]:
+        """The forced floors as they are recorded; None where nothing is forced."""
+        if self.evaluation is None:
+            return [None] * self.size
+        return [_NO_FLOORS[floor] for floor in self.evaluation.floor.tolist()]
+
+    def fired(self) -> list[list[FiredRule]]:
+        """The reasons of each event as they are recorded."""
+        if self.evaluation is None:
+            return [[] for _ in range(self.size)]
+        return [list(map(_fired_rule, reasons)) for reasons in self.evaluation.reasons()]
+
+    def each(self, values: NDArray[np.float64] | None) -> Sequence[float | None]:
+        """A value for each event, from the side that gave them; None from one that is down."""
+        return [None] * self.size if values is None else values.tolist()
+
 
 def judge(batch: ScoringInput, rules: RuleSet | None, model: Model | None, policy: Policy = DEFAULT_POLICY) -> Judgement:
     """Score a batch; ``None`` is a side that is down."""
@@ -112,41 +145,40 @@ class Scorer:
     def score(self, batch: ScoringInput, rules: RuleSet | None, model: Model | None) -> list[Decision]:
         """Decide every event of a batch with one model and one rule set; ``None`` is a side that is down."""
         judged = judge(batch, rules, model, self._policy)
-        answer, evaluation, size = judged.answer, judged.evaluation, len(batch.transactions)
-        outcomes = judged.made.outcome.tolist()
+        answer, outcomes = judged.answer, judged.outcomes()
+        asked_rules = None if judged.evaluation is None else rules
         explained = _explain(model if answer.raw is not None else None, batch.features, outcomes)
-        reasons = [()] * size if evaluation is None else evaluation.reasons()
         shared: dict[str, Any] = {
             "catalogue_version": CATALOGUE.version,
             "code_version": self._code_version,
             "door": self._door,
             "degraded": judged.made.degraded,
             "model_sha256": model.sha256 if model is not None and answer.raw is not None else None,
-            "rule_set_hash": rules.hash if rules is not None and evaluation is not None else None,
+            "rule_set_hash": None if asked_rules is None else asked_rules.hash,
         }
-        scores, model_scores, raws = _listed(judged.made.score), _listed(answer.calibrated), _listed(answer.raw)
-        rule_scores, floors = _listed(None if evaluation is None else evaluation.score), floors_of(evaluation, size)
-        anomalies = _listed(answer.anomaly)
-        extra = _extra_features(rules if evaluation is not None else None, batch)
+        scores, model_scores, raws = judged.made.score.tolist(), judged.model_scores(), judged.each(answer.raw)
+        rules_scores, floors, fired = judged.rules_scores(), judged.floors(), judged.fired()
+        anomalies = judged.each(answer.anomaly)
+        extra = _extra_features(asked_rules, batch)
         return [
             Decision(
                 decision_id=decision_id(tx.tenant_id, tx.transaction_id),
                 tenant_id=tx.tenant_id,
                 transaction_id=tx.transaction_id,
                 event_time_ms=tx.event_time_ms,
-                outcome=Outcome(outcomes[i]).name,
+                outcome=outcomes[i],
                 score=scores[i],
-                model_score=model_scores[i] if model_scores else None,
-                model_raw=raws[i] if raws else None,
-                rules_score=rule_scores[i] if rule_scores else None,
+                model_score=model_scores[i],
+                model_raw=raws[i],
+                rules_score=rules_scores[i],
                 floor=floors[i],
                 late_event=batch.late[i],
                 features=batch.features[i],
                 entities=batch.entities[i],
-                rules=[fired_rule(reason) for reason in reasons[i]],
+                rules=fired[i],
                 contributions=explained[i][0] if i in explained else None,
                 contribution_base=explained[i][1] if i in explained else None,
-                anomaly_score=anomalies[i] if anomalies else None,
+                anomaly_score=anomalies[i],
                 blacklisted=batch.blacklisted[i],
                 transaction=tx,
                 extra_features=extra[i] if extra else [],
@@ -181,9 +213,9 @@ def _ask_rules(rules: RuleSet | None, batch: ScoringInput, answer: _ModelAnswer)
     return rules.evaluate(batch.features if extra is None else np.hstack([batch.features, extra]), columns)
 
 
-def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Sequence[int]) -> dict[int, tuple[list[Contribution], float]]:
+def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Sequence[str]) -> dict[int, tuple[list[Contribution], float]]:
     """Contributions of every event that is not allowed, by position: they cost fifty times a prediction."""
-    asked = [i for i, outcome in enumerate(outcomes) if outcome != Outcome.ALLOW]
+    asked = [i for i, outcome in enumerate(outcomes) if outcome != Outcome.ALLOW.name]
     if model is None or not asked:
         return {}
     table = model.contributions(features[asked])
@@ -195,17 +227,9 @@ def _explain(model: Model | None, features: NDArray[np.float64], outcomes: Seque
     return explained
 
 
-def fired_rule(reason: Fired) -> FiredRule:
-    """A reason as it is recorded."""
+def _fired_rule(reason: Fired) -> FiredRule:
     mode = "shadow" if reason.shadow else "enabled"
     return FiredRule(reason.rule_id, reason.reason_code, reason.severity, reason.score, reason.floor, mode, reason.message)
-
-
-def floors_of(evaluation: Evaluation | None, size: int) -> list[str | None]:
-    """The forced floors of a batch as they are recorded; None where nothing is forced."""
-    if evaluation is None:
-        return [None] * size
-    return [_NO_FLOORS[floor] for floor in evaluation.floor.tolist()]
 
 
 def _extra_features(rules: RuleSet | None, batch: ScoringInput) -> list[list[ExtraFeature]]:
@@ -213,10 +237,6 @@ def _extra_features(rules: RuleSet | None, batch: ScoringInput) -> list[list[Ext
     if rules is None or extra is None:
         return []
     return [list(map(ExtraFeature, rules.extra, values)) for values in extra.tolist()]
-
-
-def _listed(values: NDArray[np.float64] | None) -> list[float]:
-    return [] if values is None else values.tolist()
 
 
 def alert_of(decision: Decision) -> Alert | None:

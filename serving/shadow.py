@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from fraud.catalogue import CATALOGUE
-from fraud.decide import DEFAULT_POLICY, Outcome, Policy
+from fraud.decide import DEFAULT_POLICY, Policy
 from fraud.rules import RuleSet
 from serving.breakers import Breaker
 from serving.challengers import Versions
 from serving.model import Model
 from serving.records import Decision, ShadowDecision
-from serving.scoring import Judgement, ScoringInput, fired_rule, floors_of, judge
+from serving.scoring import Judgement, ScoringInput, judge
 
 __all__ = ["MODEL", "RULES", "ShadowLane"]
 
@@ -135,13 +135,9 @@ def _as_served(batch: ScoringInput, decisions: Sequence[Decision]) -> ScoringInp
 
 
 def _shadows(trial: _Trial, judged: Judgement, decisions: Sequence[Decision]) -> list[ShadowDecision]:
-    size, evaluation, made = len(decisions), judged.evaluation, judged.made
-    reasons: Sequence[Any] = [()] * size if evaluation is None else evaluation.reasons()
-    floors = floors_of(evaluation, size)
-    nothing: list[float | None] = [None] * size
-    model_scores = nothing if judged.answer.calibrated is None else judged.answer.calibrated.tolist()
-    rules_scores = nothing if evaluation is None else evaluation.score.tolist()
-    scores, outcomes = made.score.tolist(), made.outcome.tolist()
+    scores, outcomes = judged.made.score.tolist(), judged.outcomes()
+    model_scores, rules_scores = judged.model_scores(), judged.rules_scores()
+    floors, fired = judged.floors(), judged.fired()
     return [
         ShadowDecision(
             decision_id=decision.decision_id,
@@ -150,12 +146,12 @@ def _shadows(trial: _Trial, judged: Judgement, decisions: Sequence[Decision]) ->
             event_time_ms=decision.event_time_ms,
             kind=trial.kind,
             hash=trial.hash,
-            outcome=Outcome(outcomes[i]).name,
+            outcome=outcomes[i],
             score=scores[i],
             model_score=model_scores[i],
             rules_score=rules_scores[i],
             floor=floors[i],
-            rules=[fired_rule(reason) for reason in reasons[i]],
+            rules=fired[i],
             live_outcome=decision.outcome,
             live_score=decision.score,
             live_model_sha256=decision.model_sha256,

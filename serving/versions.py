@@ -1,7 +1,8 @@
 """Which rule set and which model are in force for a shard, and which are tried: from control records, parsed or loaded once.
 
-A record that cannot be used is refused and what was in force stays; a challenger that cannot is not tried.  The bytes that
-:meth:`adopt` returns are what the caller keeps in its state; :meth:`of` takes them back after a restore.
+A record that cannot be used is refused and what was in force stays; a challenger that cannot is refused and nothing is tried.  The bytes
+that :meth:`ControlledVersions.adopt` returns are what the caller keeps in its state; :meth:`ControlledVersions.of` takes them back after
+a restore.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import InvalidEvent
 from fraud.rules import InvalidRules, RuleSet
-from serving.challengers import Challenger, rules_challenger, share
+from serving.challengers import Challenger, Versions, rules_challenger, share
 from serving.codec import Codec
 from serving.model import Model, ModelRefused, load_model
 
-__all__ = ["ModelChallengers", "RuleChallengers", "VersionedModels", "VersionedRules"]
+__all__ = ["Adopted", "ControlledVersions"]
 
 T = TypeVar("T")
+
+_CHALLENGER = "-challenger"  # beside what is in force, where both are kept
 
 
 class _Versioned(Generic[T]):
@@ -62,7 +65,7 @@ class _Versioned(Generic[T]):
         raise NotImplementedError
 
 
-class VersionedRules(_Versioned[RuleSet]):
+class _Rules(_Versioned[RuleSet]):
     """Rule sets from records of the ``rules`` topic; what is kept is the canonical JSON."""
 
     _refusals = (InvalidEvent, InvalidRules)
@@ -78,7 +81,7 @@ class VersionedRules(_Versioned[RuleSet]):
         return RuleSet.from_json(kept, CATALOGUE.index)
 
 
-class VersionedModels(_Versioned[Model]):
+class _Models(_Versioned[Model]):
     """Models from records of the ``models`` topic; what is kept is the SHA-256, the file lies under ``models_dir``."""
 
     _refusals = (InvalidEvent, ModelRefused)
@@ -122,7 +125,7 @@ class _Challengers(_Versioned[Challenger[T] | None]):
         raise NotImplementedError
 
 
-class RuleChallengers(_Challengers[RuleSet]):
+class _RuleChallengers(_Challengers[RuleSet]):
     """Rule sets that records of the ``rules`` topic try beside their own."""
 
     _refusals = (InvalidEvent, InvalidRules)
@@ -139,7 +142,7 @@ class RuleChallengers(_Challengers[RuleSet]):
         return rules_challenger(tried, traffic_percentage)
 
 
-class ModelChallengers(_Challengers[Model]):
+class _ModelChallengers(_Challengers[Model]):
     """Models that records of the ``models`` topic try beside their own; the files lie under ``models_dir``."""
 
     _refusals = (InvalidEvent, ModelRefused)
@@ -155,3 +158,48 @@ class ModelChallengers(_Challengers[Model]):
 
     def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[Model]:
         return Challenger(tried, load_model(self._models_dir, tried), share(traffic_percentage))
+
+
+class Adopted(NamedTuple):
+    """What came of a control record.
+
+    Attributes:
+        kept: what to keep in state, by name; empty when nothing has changed.
+        is_refused: the record, or what it tries, cannot be used.
+    """
+
+    kept: dict[str, bytes]
+    is_refused: bool
+
+
+class ControlledVersions:
+    """Both sides, by shard.
+
+    Args:
+        codec: decodes control records.
+        models_dir: where models lie, by their SHA-256.
+        default_rules: canonical JSON, in force until a record says otherwise; None for none.
+        default_model: the same, a SHA-256.
+    """
+
+    def __init__(self, codec: Codec, models_dir: Path, default_rules: str | None, default_model: str | None) -> None:
+        self._rules, self._rule_challengers = _Rules(codec, default_rules), _RuleChallengers(codec)
+        self._models, self._model_challengers = _Models(codec, models_dir, default_model), _ModelChallengers(codec, models_dir)
+
+    def adopt(self, shard: int, topic: str, payload: bytes | None) -> Adopted:
+        """Put a record of the topic ``rules`` or ``models`` in force for a shard, and try what it tries."""
+        kept = (self._rules if topic == "rules" else self._models).adopt(shard, payload)
+        if kept is None:
+            return Adopted({}, is_refused=True)
+        challengers = self._rule_challengers if topic == "rules" else self._model_challengers
+        tried, is_usable = challengers.adopt_or_withdraw(shard, payload)
+        return Adopted({topic: kept, topic + _CHALLENGER: tried}, is_refused=not is_usable)
+
+    def of(self, shard: int, load: Callable[[str], bytes | None]) -> Versions:
+        """What is in force for a shard: adopted, else restored by ``load`` from what was kept by a name, else the default."""
+        return Versions(
+            self._rules.of(shard, lambda: load("rules")),
+            self._models.of(shard, lambda: load("models")),
+            self._rule_challengers.of(shard, lambda: load("rules" + _CHALLENGER)),
+            self._model_challengers.of(shard, lambda: load("models" + _CHALLENGER)),
+        )

@@ -23,7 +23,7 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.events import KINDS, Transaction, entity_ids
 from fraud.rules import RuleSet
-from serving.challengers import Challenger
+from serving.challengers import Challenger, Versions
 from serving.clock import now_ms
 from serving.codec import Codec
 from serving.enrich import Enricher
@@ -162,6 +162,10 @@ class InForce:
     rules: RuleSet | None = RULES
     rules_challenger: Challenger[RuleSet] | None = None
     model_challenger: Challenger[Model] | None = None
+
+    @property
+    def versions(self) -> Versions:
+        return Versions(self.rules, self.model, self.rules_challenger, self.model_challenger)
 
 
 @dataclass

@@ -32,7 +32,7 @@ from serving.scoring import Scorer
 from serving.shadow import ShadowLane
 from serving.stream_metrics import StreamExporter
 from serving.validate import Validator
-from serving.versions import ModelChallengers, RuleChallengers, VersionedModels, VersionedRules
+from serving.versions import ControlledVersions
 from tests.online_store_contract import MemoryOnlineStore
 
 # its address table takes a second to load
@@ -105,7 +105,7 @@ class Pipeline:
     With a ``store`` the states are copied to it, by turns that come whenever chance wants them.
     """
 
-    model_challengers: type[ModelChallengers] = ModelChallengers
+    versions: type[ControlledVersions] = ControlledVersions
 
     def __init__(
         self,
@@ -175,12 +175,9 @@ class Pipeline:
         return Infer(
             self.codec,
             Scorer("stream", "test"),
-            VersionedRules(self.codec, self._rules),
-            VersionedModels(self.codec, self._models or Path(), self._model),
+            self.versions(self.codec, self._models or Path(), self._rules, self._model),
             CATALOGUE,
             handover,
-            rule_challengers=RuleChallengers(self.codec),
-            model_challengers=self.model_challengers(self.codec, self._models or Path()),
             shadow=ShadowLane(metrics.shadowed, work=lambda: 0.0),
             blacklisted=lambda transactions: [[] for _ in transactions],
             now_ms=lambda: self._now_ms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -19,13 +19,13 @@ from fraud.events import Label, Transaction, entities_of
 from fraud.rollout import is_chosen
 from fraud.rules import RuleSet
 from serving import ledger
-from serving.challengers import Challenger
+from serving.challengers import Challenger, Versions
 from serving.model import Model
 from serving.model_files import Calibration, Manifest, publish
 from serving.records import Decision, ModelVersion, RuleSetVersion, ShadowDecision
 from serving.replay import replay
 from serving.scoring import Scorer, ScoringInput
-from serving.versions import ModelChallengers
+from serving.versions import ControlledVersions
 from tests.scoring_world import FakeModel, InForce, World
 from tests.unit.test_model import train_text
 
@@ -159,22 +159,26 @@ def test_a_challenger_that_cannot_be_used_is_refused_and_nothing_else_is(tmp_pat
             assert pipeline.count_of("fraud_detection_releases_refused_total", kind=kind) == 3
 
 
-class _Raising(ModelChallengers):
-    """A model that loads, and fails whenever it is asked."""
+class _Raising(ControlledVersions):
+    """A challenger among the models loads, and fails whenever it is asked."""
 
-    def _challenger(self, tried: str, traffic_percentage: float) -> Challenger[Model]:
-        return Challenger(tried, cast(Model, FakeModel(error=ArithmeticError("as a test wants it"))), traffic_percentage)
+    def of(self, shard: int, load: Callable[[str], bytes | None]) -> Versions:
+        versions = super().of(shard, load)
+        if versions.model_challenger is None:
+            return versions
+        failing = cast(Model, FakeModel(error=ArithmeticError("as a test wants it")))
+        return replace(versions, model_challenger=replace(versions.model_challenger, version=failing))
 
 
 class _WithRaising(Pipeline):
-    model_challengers = _Raising
+    versions = _Raising
 
 
 def test_a_challenger_that_fails_is_counted_and_left_alone_and_no_decision_notices(tmp_path: Path) -> None:
     events = traffic(4, 60)
     model = publish_model(tmp_path)
     _, plain = play(tmp_path, events, model_record(model))
-    pipeline, rows = play(tmp_path, events, model_record(model, tried="0" * 64), kind=_WithRaising)
+    pipeline, rows = play(tmp_path, events, model_record(model, tried=publish_challenger(tmp_path)), kind=_WithRaising)
     assert rows == plain
     counts = {result: pipeline.count_of("fraud_detection_shadow_decisions_total", kind="model", result=result) for result in RESULTS}
     failed = 3 * len({sent(event, 0, 3)[0] for event in events})  # three in a row, on each shard
@@ -258,7 +262,7 @@ def test_a_rollout_that_fails_leaves_the_decisions_to_what_is_in_force(tmp_path:
     events = traffic(4, 60)
     model = publish_model(tmp_path)
     _, plain = play(tmp_path, events, model_record(model))
-    pipeline, rows = play(tmp_path, events, model_record(model, tried="0" * 64, percent=99.0), kind=_WithRaising)
+    pipeline, rows = play(tmp_path, events, model_record(model, tried=publish_challenger(tmp_path), percent=99.0), kind=_WithRaising)
     assert without_lane(rows) == plain
     assert pipeline.count_of("fraud_detection_rollout_failures_total") > 50
 

@@ -31,17 +31,17 @@ class _Api:
         return self.releases.adopt("models", CODEC.encode_model(ModelVersion("fraud", "1", sha256, "", 1, tried, percent)))
 
     def tried_rules(self) -> tuple[str, float] | None:
-        tried = self.releases.rules_challenger
+        tried = self.releases.versions.rules_challenger
         return None if tried is None else (tried.version.hash, tried.traffic_percentage)
 
 
 def test_a_record_brings_what_is_in_force_and_what_is_tried_and_the_next_one_replaces_both(tmp_path: Path) -> None:
     api = _Api(tmp_path)
     assert api.rules(TRIED)
-    assert api.releases.rules is not None
-    assert (api.releases.rules.hash, api.tried_rules()) == (RULES.hash, (HALF.hash, 12.5))
+    assert api.releases.versions.rules is not None
+    assert (api.releases.versions.rules.hash, api.tried_rules()) == (RULES.hash, (HALF.hash, 12.5))
     assert api.rules(RuleSetVersion(3, HALF.hash, HALF.to_json(), "ana", 1))
-    assert (api.releases.rules.hash, api.tried_rules()) == (HALF.hash, None)
+    assert (api.releases.versions.rules.hash, api.tried_rules()) == (HALF.hash, None)
     assert api.refused == []
 
 
@@ -50,8 +50,8 @@ def test_a_challenger_that_cannot_be_used_is_refused_and_the_rules_are_in_force(
     api = _Api(tmp_path)
     assert api.rules(TRIED)
     assert not api.rules(replace(TRIED, version=3, hash=HALF.hash, body=HALF.to_json(), **broken))  # type: ignore[arg-type]
-    assert api.releases.rules is not None
-    assert (api.releases.rules.hash, api.tried_rules(), api.refused) == (HALF.hash, None, ["rules"])
+    assert api.releases.versions.rules is not None
+    assert (api.releases.versions.rules.hash, api.tried_rules(), api.refused) == (HALF.hash, None, ["rules"])
 
 
 def test_a_model_that_is_not_there_is_not_tried_and_one_that_is_decides_for_its_share(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_a_model_that_is_not_there_is_not_tried_and_one_that_is_decides_for_its_
     live, tried = (publish(tmp_path, train_text(seed, names), manifest) for seed in (1, 2))
     api = _Api(tmp_path)
     assert api.model(live, tried, 30.0)
-    challenger = api.releases.model_challenger
+    challenger = api.releases.versions.model_challenger
     assert challenger is not None
     assert (challenger.version.sha256, challenger.traffic_percentage) == (tried, 30.0)
     assert not api.model(tried, "0" * 64, 30.0)
-    assert api.releases.model is not None
-    assert (api.releases.model.sha256, api.releases.model_challenger, api.refused) == (tried, None, ["models"])
+    assert api.releases.versions.model is not None
+    assert (api.releases.versions.model.sha256, api.releases.versions.model_challenger, api.refused) == (tried, None, ["models"])
