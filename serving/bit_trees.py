@@ -1,24 +1,26 @@
-"""LightGBM's trees without branches to guess: QuickScorer (Lucchese et al., SIGIR 2015) over the text of a model.
+"""LightGBM's trees without branches to guess: QuickScorer (Lucchese et al., SIGIR 2015).
 
 Walking 300 small trees costs about 10 us a row, nearly all of it mispredicted branches.  Here each tree is a word with a bit for
 each leaf, from left to right.  Per feature the cuts of all trees stand in order of their thresholds: going up to the event's value,
 each cut that fails clears the leaves on its left in its tree.  The lowest bit that is left is the leaf the tree would have reached.
 The leaves are then added in the order of the trees, as LightGBM adds them, so the sum is the same to the last bit.
 
-A model that this cannot represent (categorical cuts, linear leaves, zero as missing, more than 64 leaves) is left to the library.
+A model with more than 64 leaves in a tree is left to the library.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["BitTrees", "parse_bit_trees"]
+from serving.tree_text import Tree
+
+__all__ = ["ZERO", "BitTrees", "pack_bit_trees"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -26,10 +28,8 @@ Words = NDArray[np.uint64]
 
 _MAX_LEAVES = 64
 _ALL_LEAVES = (1 << _MAX_LEAVES) - 1
-_CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2
-_MISSING_ZERO, _MISSING_NAN = 1, 2
 # What is nearer to zero than this the library takes for zero (kZeroThreshold, a float32).
-_ZERO = float(np.float32(1e-35))
+ZERO = float(np.float32(1e-35))
 # A de Bruijn sequence: multiplied by a single bit, its six highest bits tell which bit it was.
 _DE_BRUIJN = 0x03F79D71B4CB0A89
 _BIT_NUMBERS = np.zeros(64, dtype=np.int64)
@@ -57,7 +57,7 @@ def _score(matrix: Floats, layout: Ints, numbers: Floats, words: Words, bit_numb
                 for i in range(layout[missing + feature], layout[missing + feature + 1]):
                     left[layout[missing_tree + i]] &= words[cut_count + i]
             else:
-                if abs(value) <= _ZERO:
+                if abs(value) <= ZERO:
                     value = 0.0
                 i = layout[cuts + feature]
                 while numbers[i] < value:  # the last threshold of a feature is infinite
@@ -115,51 +115,29 @@ class _Cut:
     fails_when_missing: bool
 
 
-class _NotRepresentable(ValueError):
-    """A tree that has no bit vector."""
-
-
-def parse_bit_trees(text: str, columns: NDArray[np.intp]) -> BitTrees | None:
-    """Lay out the trees of a model text.
+def pack_bit_trees(trees: Sequence[Tree], columns: NDArray[np.intp]) -> BitTrees | None:
+    """Lay out the trees of a model.
 
     Args:
-        text: LightGBM's text format.
+        trees: of the model.
         columns: where the model's features stand in the feature vector, in the model's order.
 
     Returns:
-        The trees, or ``None`` for a model that they cannot represent or a text that is not understood.
+        The trees, or ``None`` when there are none, or one with too many leaves.
     """
+    if not trees or any(len(tree.values) > _MAX_LEAVES for tree in trees):
+        return None
     cuts: list[_Cut] = []
     leaf_starts: list[int] = []
     leaf_values: list[float] = []
-    try:
-        for number, tree in enumerate(_trees(text)):
-            leaf_starts.append(len(leaf_values))
-            leaf_values += _add_tree(number, tree, cuts)
-        return _packed(columns, cuts, leaf_starts, leaf_values) if leaf_values else None
-    except (_NotRepresentable, KeyError, ValueError, IndexError, RecursionError):
-        return None
+    for number, tree in enumerate(trees):
+        leaf_starts.append(len(leaf_values))
+        leaf_values += _add_cuts(number, tree, cuts)
+    return _packed(columns, cuts, leaf_starts, leaf_values)
 
 
-def _trees(text: str) -> Iterator[Mapping[str, str]]:
-    header, *sections = text.split("\nTree=")
-    if "\naverage_output" in header:
-        raise _NotRepresentable("a random forest averages")
-    for section in sections:
-        lines = section.split("\n\n", 1)[0].split("\n")[1:]
-        yield dict(line.split("=", 1) for line in lines if "=" in line)
-
-
-def _add_tree(number: int, tree: Mapping[str, str], cuts: list[_Cut]) -> list[float]:
+def _add_cuts(number: int, tree: Tree, cuts: list[_Cut]) -> list[float]:
     """Append the cuts of one tree and return its leaf values from left to right."""
-    values = [float(value) for value in tree["leaf_value"].split()]
-    if len(values) > _MAX_LEAVES or tree.get("is_linear", "0") != "0":
-        raise _NotRepresentable("too many leaves, or linear ones")
-    if len(values) == 1:
-        return values
-    names = ("split_feature", "decision_type", "left_child", "right_child")
-    features, decisions, lefts, rights = ([int(word) for word in tree[name].split()] for name in names)
-    thresholds = [float(word) for word in tree["threshold"].split()]
     order: list[int] = []
 
     def visit(node: int) -> None:
@@ -167,23 +145,14 @@ def _add_tree(number: int, tree: Mapping[str, str], cuts: list[_Cut]) -> list[fl
             order.append(~node)
             return
         start = len(order)
-        visit(lefts[node])
+        visit(tree.lefts[node])
         cleared = (1 << len(order)) - (1 << start)
-        fails = _fails_when_missing(decisions[node], thresholds[node])
-        cuts.append(_Cut(features[node], thresholds[node], number, _ALL_LEAVES & ~cleared, fails))
-        visit(rights[node])
+        survivors = _ALL_LEAVES & ~cleared
+        cuts.append(_Cut(tree.features[node], tree.thresholds[node], number, survivors, not tree.missing_goes_left[node]))
+        visit(tree.rights[node])
 
-    visit(0)
-    return [values[leaf] for leaf in order]
-
-
-def _fails_when_missing(decision: int, threshold: float) -> bool:
-    missing = decision >> _MISSING_SHIFT
-    if decision & _CATEGORICAL or missing == _MISSING_ZERO:
-        raise _NotRepresentable("a categorical cut, or zero as missing")
-    if missing == _MISSING_NAN:
-        return not decision & _DEFAULT_LEFT
-    return threshold < 0.0  # a feature that never was missing in training: LightGBM takes NaN for zero
+    visit(0 if tree.features else ~0)
+    return [tree.values[leaf] for leaf in order]
 
 
 def _packed(columns: NDArray[np.intp], cuts: list[_Cut], leaf_starts: list[int], leaf_values: list[float]) -> BitTrees:

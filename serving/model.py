@@ -1,8 +1,8 @@
 """The fraud model at serving time: LightGBM, Platt calibration, contributions.
 
-Scores come from :mod:`serving.bit_trees`, three times as fast as LightGBM's library on rows that differ, and proven against it on
-every load; a model that has no such form, or fails the proof, is scored by the library.  Single rows, batches, both paths and
-``Booster.predict`` agree to the last bit, which tests hold.
+Scores come from :mod:`serving.bit_trees`, three times as fast as LightGBM's library on rows that differ, contributions from
+:mod:`serving.tree_shap`; both are proven against the library on every load, and a model that has no such form, or fails the proof, is left
+to it.  Single rows, batches, both paths and ``Booster.predict`` agree to the last bit, which tests hold.
 
 A :class:`Model` never changes and may be shared between threads.
 :class:`ModelManager` holds the one in force; a model that is refused leaves the one before it serving.
@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest, BoundForest
-from serving.bit_trees import BitTrees, parse_bit_trees
+from serving.bit_trees import BitTrees, pack_bit_trees
 from serving.booster import LibraryBooster, UnreadableModel
 from serving.model_files import Manifest, ModelFiles, ModelRefused, production, read_files
+from serving.tree_shap import ShapTables, tabulate
+from serving.tree_text import parse_trees
 
 __all__ = ["FeatureContribution", "Model", "ModelHealth", "ModelManager", "ModelRefused", "load_model"]
 
 _WARM_UP_ROWS = 32
 _PROBES = 512
+_SHAP_PROBES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Model:
         columns: ``intp[C]``, where they stand in the feature vector.
         anomaly: the forest trained beside it, or ``None``.
         path: ``bit_trees`` or ``library``: what computes the scores.
+        shap_path: ``tables`` or ``library``: what computes the contributions.
 
     Raises:
         ModelRefused: a text that LightGBM cannot read, or one made for other features than are there.
@@ -70,8 +74,9 @@ class Model:
         self._width = 1 + max(features.values(), default=-1)
         self._booster = _booster(files)
         self._a, self._b = files.manifest.calibration.a, files.manifest.calibration.b
-        self._trees = None if library_only else self._proven_trees(files.text)
+        self._trees, self._shap = (None, None) if library_only else self._proven(files.text)
         self.path = "library" if self._trees is None else "bit_trees"
+        self.shap_path = "library" if self._shap is None else "tables"
 
     def predict(self, matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Score a batch.
@@ -101,13 +106,13 @@ class Model:
         return 1.0 / (1.0 + math.exp(-log_odds)) if log_odds > -700.0 else 0.0  # exp(709.8) overflows
 
     def contributions(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Explain a batch by exact tree SHAP values; fifty times the cost of a prediction.
+        """Explain a batch by exact tree SHAP values; many times the cost of a prediction.
 
         Returns:
             ``float64[B, C + 1]``: what each of :attr:`feature_names` added, then the base value; a row sums to the raw score.
         """
         self._check_shape(matrix)
-        return self._booster.contributions(matrix[:, self.columns])
+        return self._booster.contributions(matrix[:, self.columns]) if self._shap is None else self._shap.contributions(matrix)
 
     def top_contributions(self, matrix: NDArray[np.float64], k: int) -> list[list[FeatureContribution]]:
         """List, for each row, the ``k`` features that moved the raw score most, the strongest first."""
@@ -127,13 +132,18 @@ class Model:
                 self.anomaly.evaluate(np.zeros((rows, self._width)))
         self.contributions(np.full((1, self._width), np.nan))
 
-    def _proven_trees(self, text: str) -> BitTrees | None:
-        """Return the trees in their fast form if they score like the library, to the last bit, around every kind of cut."""
-        trees = parse_bit_trees(text, self.columns)
-        if trees is None:
-            return None
+    def _proven(self, text: str) -> tuple[BitTrees | None, ShapTables | None]:
+        """Return the trees in their fast forms if they answer like the library, to the last bit, around every kind of cut."""
+        parsed = parse_trees(text)
+        trees = None if parsed is None else pack_bit_trees(parsed, self.columns)
+        if parsed is None or trees is None:
+            return None, None
         probes = trees.probes(self._width, _PROBES)
-        return trees if np.array_equal(trees.predict(probes), self._booster.predict(probes[:, self.columns])) else None
+        if not np.array_equal(trees.predict(probes), self._booster.predict(probes[:, self.columns])):
+            return None, None
+        table = self._booster.contributions(probes[:_SHAP_PROBES, self.columns])
+        shap = tabulate(parsed, self.columns, base=float(table[0, -1]))
+        return trees, shap if shap is not None and np.array_equal(shap.contributions(probes[:_SHAP_PROBES]), table) else None
 
     def _check_shape(self, matrix: NDArray[np.float64]) -> None:
         if matrix.ndim != 2 or matrix.shape[1] != self._width:

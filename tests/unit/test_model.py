@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from fraud.errors import Unavailable
 from serving.anomaly import AnomalyForest
-from serving.bit_trees import BitTrees, parse_bit_trees
+from serving.bit_trees import BitTrees, pack_bit_trees
 from serving.booster import LibraryBooster
 from serving.model import Model, ModelManager, ModelRefused, load_model
 from serving.model_files import AnomalyFile, Calibration, Manifest, publish, read_files
+from serving.tree_shap import ShapTables, tabulate
+from serving.tree_text import Tree
 
 # The vector has more features than the model, and in another order.
 FEATURES = {name: column for column, name in enumerate(("zip", "f3", "f0", "spare", "f2", "f1", "f4"))}
@@ -76,6 +79,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     files = read_files(folder, publish(folder, TEXT, MANIFEST))
     model = Model(files, FEATURES, library_only=request.param == "library")
     assert model.path == request.param
+    assert model.shap_path == ("tables" if model.path == "bit_trees" else "library")
     return model
 
 
@@ -191,26 +195,33 @@ def load_text(folder: Path, text: str) -> Model:
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "shap_path"),
     [
-        {"num_leaves": 64, "min_data_in_leaf": 1, "rounds": 5},
-        {"num_leaves": 2},
-        {"holes": 0.0},
-        {"use_missing": False},
-        {"max_bin": 4095, "min_data_in_bin": 1, "learning_rate": 0.03, "bagging_fraction": 0.8, "bagging_freq": 1, "rounds": 120},
-        {"min_data_in_leaf": 5_000, "rounds": 3},  # no tree has a cut
-        {"boosting": "dart"},
-        {"monotone_constraints": [1, 0, 0, 0, 0]},
+        ({"num_leaves": 64, "min_data_in_leaf": 1, "rounds": 5}, "library"),  # too deep for tables
+        ({"num_leaves": 30, "max_depth": 8, "min_data_in_leaf": 1, "rounds": 8}, "tables"),  # a feature comes many times on a path
+        ({"num_leaves": 16, "max_depth": 9, "rounds": 40}, "tables"),
+        ({"num_leaves": 2}, "tables"),
+        ({"holes": 0.0}, "tables"),
+        ({"use_missing": False}, "tables"),
+        (
+            {"max_bin": 4095, "min_data_in_bin": 1, "learning_rate": 0.03, "bagging_fraction": 0.8, "bagging_freq": 1, "rounds": 120},
+            "tables",
+        ),
+        ({"min_data_in_leaf": 5_000, "rounds": 3}, "library"),  # no tree has a cut
+        ({"boosting": "dart"}, "tables"),
+        ({"monotone_constraints": [1, 0, 0, 0, 0]}, "tables"),
     ],
 )
-def test_models_of_many_shapes_score_like_booster_without_branches(how: dict[str, Any], tmp_path: Path) -> None:
+def test_models_of_many_shapes_score_and_explain_like_booster(how: dict[str, Any], shap_path: str, tmp_path: Path) -> None:
     text = train_text(**how)
     loaded = load_text(tmp_path, text)
     matrix = np.concatenate([vectors(300), np.full((1, 7), np.nan), np.zeros((1, 7)), np.full((1, 7), np.inf)])
     columns = [FEATURES[name] for name in NAMES]
-    expected = lightgbm.Booster(model_str=text).predict(matrix[:, columns], raw_score=True, num_threads=1)
-    assert loaded.path == "bit_trees"
+    booster = lightgbm.Booster(model_str=text)
+    expected = booster.predict(matrix[:, columns], raw_score=True, num_threads=1)
+    assert (loaded.path, loaded.shap_path) == ("bit_trees", shap_path)
     assert loaded.predict(matrix)[0].tolist() == expected.tolist()
+    assert loaded.contributions(matrix).tolist() == booster.predict(matrix[:, columns], pred_contrib=True, num_threads=1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +238,7 @@ def test_models_without_such_a_form_are_scored_by_the_library(how: dict[str, Any
     loaded = load_text(tmp_path, text)
     columns = [FEATURES[name] for name in NAMES]
     expected = lightgbm.Booster(model_str=text).predict(vectors(30)[:, columns], raw_score=True, num_threads=1)
-    assert loaded.path == "library"
+    assert (loaded.path, loaded.shap_path) == ("library", "library")
     assert loaded.predict(vectors(30))[0].tolist() == expected.tolist()
 
 
@@ -239,17 +250,29 @@ def test_a_model_that_cannot_be_explained_is_refused(tmp_path: Path) -> None:
 def test_a_fast_form_that_differs_in_one_leaf_is_not_used(model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The proof on load has teeth: with one leaf moved by one unit in the last place the library scores instead."""
 
-    def slightly_wrong(text: str, columns: NDArray[np.intp]) -> BitTrees | None:
-        trees = parse_bit_trees(text, columns)
-        assert trees is not None
-        numbers = trees.numbers.copy()
+    def slightly_wrong(trees: Sequence[Tree], columns: NDArray[np.intp]) -> BitTrees | None:
+        packed = pack_bit_trees(trees, columns)
+        assert packed is not None
+        numbers = packed.numbers.copy()
         numbers[-1] = np.nextafter(numbers[-1], np.inf) * (1 + 1e-12)
-        return replace(trees, numbers=numbers)
+        return replace(packed, numbers=numbers)
 
-    monkeypatch.setattr("serving.model.parse_bit_trees", slightly_wrong)
+    monkeypatch.setattr("serving.model.pack_bit_trees", slightly_wrong)
     loaded = load_text(tmp_path, TEXT)
     assert loaded.path == "library"
     assert loaded.predict(vectors(20))[0].tolist() == model.predict(vectors(20))[0].tolist()
+
+
+def test_tables_that_differ_in_the_last_place_are_not_used(model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def slightly_wrong(trees: Sequence[Tree], columns: NDArray[np.intp], base: float) -> ShapTables | None:
+        tables = tabulate(trees, columns, base)
+        assert tables is not None
+        return replace(tables, cells=tables.cells * (1 + 1e-15))
+
+    monkeypatch.setattr("serving.model.tabulate", slightly_wrong)
+    loaded = load_text(tmp_path, TEXT)
+    assert (loaded.path, loaded.shap_path) == ("bit_trees", "library")
+    assert loaded.contributions(vectors(20)).tolist() == model.contributions(vectors(20)).tolist()
 
 
 # --- loading and refusing ---------------------------------------------------------------------------------------------------
