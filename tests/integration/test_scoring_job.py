@@ -15,6 +15,7 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
+from analytics.history import LedgerTopics
 from fraud.events import Kind, Transaction
 from fraud.state import decode_state, state_seq
 from generator.driver import Driver, Run, interleave
@@ -22,7 +23,7 @@ from generator.generate import demo_traffic
 from infra import scoring_job
 from infra.application import bring_up, codec_of, enricher_of, rule_book
 from infra.decisions import find
-from infra.features import backfill_ledger
+from infra.features import backfill_recorded
 from infra.first_model import train_first_model
 from infra.records import load_records
 from infra.releases import promote_model, promote_rules
@@ -218,7 +219,7 @@ def test_a_taskmanager_killed_in_mid_stream_loses_and_repeats_nothing(system: Sy
     view, _ = system.committed(run)
     assert load_records(system.stack.layout)["taskmanager-1"].pid != victim.pid
     assert (view.missing, view.duplicates, view.decided) == ([], 0, 4_000)
-    report = backfill_ledger(system.bootstrap, system.codec, out=None, check=None, say=lambda _text: None)
+    report = backfill_recorded(LedgerTopics(system.bootstrap, system.codec), out=None, check=None, say=lambda _text: None)
     assert report["differing_from_record"] == 0
     assert report["duplicates"] == 0
 
