@@ -70,7 +70,7 @@ def register(commands: Commands) -> None:
     )
     scan.add_argument("--window-s", type=int, default=300, metavar="N", help="length of the windows (default 300)")
 
-    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, backtest, promote, rollback, history")
+    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, backtest, promote, rollback, withdraw, history")
     add_command(rules, "list", _rules_list, "the rules in force")
     validate = add_command(rules, "validate", _rules_validate, "check a rule file (exit status 1 when it cannot be used)")
     validate.add_argument("file", type=existing_file)
@@ -84,6 +84,7 @@ def register(commands: Commands) -> None:
     _add_percent(promote)
     rollback = add_command(rules, "rollback", _rules_rollback, "take a rollout back to a shadow, or put an earlier version back in force")
     rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the rollout's, or the set before)")
+    add_command(rules, "withdraw", _rules_withdraw, "try no set any more: the one in force decides for all cards")
     add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
 
     model = add_group(commands, "model", "the models: list, train, shadow, promote, rollback, withdraw")
@@ -285,6 +286,10 @@ def _nothing_to_try() -> int:
 
 def _rules_rollback(arguments: argparse.Namespace) -> int:
     return _released(arguments, lambda book, actor: book.roll_back(actor, arguments.version))
+
+
+def _rules_withdraw(arguments: argparse.Namespace) -> int:
+    return _released(arguments, lambda book, actor: book.withdraw(actor))
 
 
 def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor], Release]) -> int:
