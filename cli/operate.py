@@ -85,7 +85,7 @@ def register(commands: Commands) -> None:
     rollback = add_command(rules, "rollback", _rules_rollback, "take a rollout back to a shadow, or put an earlier version back in force")
     rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the rollout's, or the set before)")
     add_command(rules, "withdraw", _rules_withdraw, "try no set any more: the one in force decides for all cards")
-    add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
+    add_command(rules, "history", _rules_history, "who changed rules and models, when and how (exit status 1 when it was tampered with)")
 
     model = add_group(commands, "model", "the models: list, train, shadow, promote, rollback, withdraw")
     add_command(model, "list", _model_list, "published models and their metrics")
@@ -394,8 +394,9 @@ def _trained_on_record(arguments: argparse.Namespace) -> TrainingReport:
 def _model_promote(arguments: argparse.Namespace) -> int:
     from infra.releases import promote_model, try_model  # noqa: PLC0415
 
-    plan, percent = _stack().plan, arguments.percent
-    release = promote_model(plan, arguments.sha256) if percent == 100.0 else try_model(plan, arguments.sha256, percent)
+    plan, percent, author = _stack().plan, arguments.percent, getpass.getuser()
+    whole = percent == 100.0
+    release = promote_model(plan, arguments.sha256, author=author) if whole else try_model(plan, arguments.sha256, percent, author=author)
     return _done(arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", percent))
 
 
@@ -406,14 +407,14 @@ def _model_shadow(arguments: argparse.Namespace) -> int:
         return print_report(arguments, "model")
     if not arguments.hash:
         return _nothing_to_try()
-    release = try_model(_stack().plan, arguments.hash, 0.0)
+    release = try_model(_stack().plan, arguments.hash, 0.0, author=getpass.getuser())
     return _done(arguments, asdict(release), f"model {release.identity} will be asked behind every decision")
 
 
 def _model_rollback(arguments: argparse.Namespace) -> int:
     from infra.releases import roll_back_model  # noqa: PLC0415
 
-    release = roll_back_model(_stack().plan)
+    release = roll_back_model(_stack().plan, author=getpass.getuser())
     return _done(
         arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", release.traffic_percentage)
     )
@@ -422,7 +423,7 @@ def _model_rollback(arguments: argparse.Namespace) -> int:
 def _model_withdraw(arguments: argparse.Namespace) -> int:
     from infra.releases import withdraw_model  # noqa: PLC0415
 
-    release = withdraw_model(_stack().plan)
+    release = withdraw_model(_stack().plan, author=getpass.getuser())
     return _done(arguments, asdict(release), f"model {release.identity} decides for all cards")
 
 

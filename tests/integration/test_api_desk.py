@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from api.bodies import RuleBody
 from api.client import ApiProblem, Client
 from api.identity import Role
 from api.signing import secret_of
+from fraud.errors import Unavailable
 from fraud.events import Kind, decision_id, entity_key
+from infra import releases
 from infra.application import change_log, codec_of, rule_book
 from serving import ledger
 from serving.decision_index import find_in_ledger, index_key
@@ -208,6 +212,31 @@ def test_the_command_line_drafts_tries_and_rolls_back(stack: ApiStack, lead: Cli
         "rules.promote",
         "rules.rollback",
     ]
+
+
+def test_changes_of_models_are_in_the_same_log(stack: ApiStack, lead: Client) -> None:
+    plan, first, second = stack.plan, stack.train(), stack.train_another(seed=9)
+    with pytest.raises(Unavailable, match="withdrawn, not rolled back"):
+        releases.roll_back_model(plan, author="ann")  # and what is not done is not logged
+    releases.try_model(plan, second, 0.0, author="ann")
+    releases.try_model(plan, second, 20.0, author="ann")
+    releases.roll_back_model(plan, author="ann")
+    releases.withdraw_model(plan, author="ann")
+    assert on_the_command_line(stack, "model", "promote", second)[0] == 0
+    releases.roll_back_model(plan, author="ann")
+    logged = lead.audit(limit=500).entries
+    assert [(one.action, one.target, one.before, one.after) for one in logged][-6:] == [
+        ("model.shadow", second, first, first),
+        ("model.rollout", second, first, first),
+        ("model.rollback", second, first, first),
+        ("model.withdraw", first, first, first),
+        ("model.promote", second, first, second),
+        ("model.rollback", first, second, first),
+    ]
+    assert [one.actor for one in logged[-6:]] == ["ann"] * 4 + [getpass.getuser(), "ann"]
+    shares = [json.loads(entry.body or "{}").get("traffic_percentage") for entry in change_log(stack.plan).entries[-6:]]
+    assert shares == [0.0, 20.0, 0.0, None, None, None]
+    assert lead.audit().is_intact
 
 
 def test_a_decision_of_rules_long_gone_replays_equal(stack: ApiStack, lead: Client) -> None:
