@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from analytics.backtest_columns import Anomaly, Decided, in_parts
 from analytics.backtest_measures import (
-    FRAUD,
-    GOOD,
     Counts,
     Measures,
     Money,
@@ -25,7 +23,6 @@ from analytics.backtest_measures import (
     estimate_unlabelled,
     measure,
     money_of,
-    truth_of,
 )
 from analytics.backtest_reproduction import Reproduction, reproduce
 from fraud import kernel as k
@@ -37,6 +34,7 @@ from fraud.rules import RuleSet
 from serving.degraded import sides_down
 from serving.model import Model
 from training.ledger_history import LedgerHistory
+from training.truth import FRAUD, GOOD, recorded_truth
 
 __all__ = ["Backtest", "Change", "Draft", "Example", "ExtraWindow", "MerchantEffect", "NothingToTest", "Range", "RuleEffect", "backtest"]
 
@@ -217,7 +215,7 @@ def backtest(
     tried: Draft | None = None
     fired: Mapping[str, tuple[str, ...]] = {}
     if reproduction.equal:
-        truth = truth_of(_newest_labels(history), *_facts(history, rows), newest_ms - maturity_ms)
+        truth = recorded_truth(history, maturity_ms)[rows]
         tried, fired = _try(history, decided, rows, draft, truth, reproduction, on_step("trying the draft", len(rows)))
     return Backtest(
         rule_set_hash=draft.hash,
@@ -269,17 +267,6 @@ def _extra(history: LedgerHistory, names: tuple[str, ...]) -> NDArray[np.float64
     windows: NDArray[np.float64] = found[:, len(EVENT_FEATURES) :]
     windows[history.blind] = np.nan
     return windows
-
-
-def _newest_labels(history: LedgerHistory) -> dict[int, int]:
-    """The newest label of each transaction by its hash: 1 for fraud."""
-    facts = history.labels.facts[np.argsort(history.labels.time_ms, kind="stable")]
-    return dict(zip(facts[:, 1].tolist(), facts[:, 2].tolist(), strict=True))
-
-
-def _facts(history: LedgerHistory, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    allowed = (history.also.frame["outcome"].gather(rows) == Outcome.ALLOW.name).to_numpy()
-    return history.events[rows, k.E_TX], allowed, history.events[rows, k.E_T]
 
 
 # What would have been

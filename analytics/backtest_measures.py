@@ -1,7 +1,6 @@
 """What a change of rules would have meant: shares with their intervals, money by currency, and what nobody can know.
 
-**Truth.**  A decision is *fraud* or *good* where a label says so, the newest label counting.  One without a label is *good* when it was
-allowed and is old enough for a complaint to have come, and *unknown* otherwise: what was blocked or challenged gets no chargeback.
+**Truth** is :mod:`training.truth`'s.
 
 **Positive.**  A decision is *stopped* when its outcome is CHALLENGE or DENY.
 
@@ -11,7 +10,6 @@ counts of this size, and nothing of labels that are still to come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analytics.shares import Share, share
+from training.truth import FRAUD, GOOD, UNKNOWN, Truth
 
 __all__ = [
-    "FRAUD",
-    "GOOD",
-    "UNKNOWN",
     "Band",
     "Counts",
     "Measures",
@@ -33,15 +29,12 @@ __all__ = [
     "estimate_unlabelled",
     "measure",
     "money_of",
-    "truth_of",
 ]
 
-FRAUD, GOOD, UNKNOWN = 1, 0, -1
 _BANDS = 10
 _FEWEST_LABELLED = 30  # a band with fewer says too little of itself
 
 Mask = NDArray[np.bool_]
-Truth = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +95,6 @@ class Unlabelled:
     fraud_high: float
     from_model: int
     bands: tuple[Band, ...]
-
-
-def truth_of(
-    labels: Mapping[int, int], tx_hashes: NDArray[np.int64], allowed: Mask, event_time_ms: NDArray[np.int64], mature_before_ms: int
-) -> Truth:
-    """``int8[N]`` of FRAUD, GOOD and UNKNOWN; ``labels`` has the newest label of each transaction by its hash, 1 for fraud."""
-    truth = np.where(allowed & (event_time_ms <= mature_before_ms), GOOD, UNKNOWN).astype(np.int8)
-    if labels:
-        known = pl.DataFrame({"tx": list(labels), "label": list(labels.values())}, schema={"tx": pl.Int64, "label": pl.Int8})
-        found = pl.DataFrame({"tx": tx_hashes}).join(known, on="tx", how="left", maintain_order="left")["label"]
-        has_label = found.is_not_null().to_numpy()
-        truth[has_label] = found.drop_nulls().to_numpy()
-    return truth
 
 
 def counts_of(truth: Truth, mask: Mask) -> Counts:

@@ -1,12 +1,12 @@
 """Where recorded decisions come from: one interface, over the ledger's topics and over the lake.
 
-A source gives decisions with everything that they recorded, the labels that were applied, and the numbers at which each entity's log
-stood.  Where it has them from, a topic, ClickHouse or the lake, nobody behind the interface knows.
+A source gives decisions with what they recorded, the labels that were applied, and the numbers at which each entity's log stood.
+Where it has them from nobody behind the interface knows: not the backtest, not the backfill, not the training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from analytics.lake import Lake
@@ -18,7 +18,7 @@ from training.ledger_history import LEDGER_TOPICS, LedgerHistory, load
 __all__ = ["DECISION_FIELDS", "HIT_FIELDS", "EventHistory", "LakeRecords", "LedgerTopics"]
 
 HIT_FIELDS = ("rule_id", "reason_code", "severity", "score", "floor", "mode", "message")
-# what a source must give of each decision in LedgerHistory.also, beside what every history has
+# what a backtest asks for of each decision, beside what every history has
 DECISION_FIELDS = (
     *("decision_id", "outcome", "score", "model_score", "model_raw", "rules_score", "floor", "degraded", "late_event", "door"),
     *("model_sha256", "rule_set_hash", "anomaly_score", "blacklisted.item", "extra_features.name", "extra_features.value"),
@@ -37,12 +37,13 @@ class EventHistory(Protocol):
         """About how many records :meth:`read` will read; for a progress bar."""
         ...
 
-    def read(self, on_read: Progress) -> LedgerHistory:
-        """Everything that was recorded, with :data:`DECISION_FIELDS` in ``also``.
+    def read(self, on_read: Progress, also: Sequence[str] = ()) -> LedgerHistory:
+        """Everything that was recorded, with further fields of each decision where they are asked for.
 
         Raises:
             InvalidEvent: a record that is none.
             Unavailable: the source does not answer.
+            Denied: there is nothing to read from.
         """
         ...
 
@@ -58,9 +59,9 @@ class LedgerTopics:
         """See :class:`EventHistory`: transaction markers count too."""
         return sum(place.offset for place in ledger.end_offsets(self._bootstrap, LEDGER_TOPICS))
 
-    def read(self, on_read: Progress) -> LedgerHistory:
+    def read(self, on_read: Progress, also: Sequence[str] = ()) -> LedgerHistory:
         """See :class:`EventHistory`."""
-        return load(self._values(on_read), self._codec, DECISION_FIELDS)
+        return load(self._values(on_read), self._codec, also)
 
     def _values(self, on_read: Progress) -> Iterator[tuple[str, bytes | None]]:
         messages = ledger.read_to_end(self._bootstrap, LEDGER_TOPICS)
@@ -70,7 +71,7 @@ class LedgerTopics:
 class LakeRecords:
     """The lake, which keeps the ledger's records longer than Kafka does.
 
-    Where somebody was erased, the logs of everybody whom they met have gaps, and no history can be computed from it any more.
+    Where somebody was erased, the logs of everybody whom they met have gaps: nothing can be computed again, and what was served remains.
     """
 
     def __init__(self, lake: Lake, codec: Codec) -> None:
@@ -81,9 +82,9 @@ class LakeRecords:
         """See :class:`EventHistory`."""
         return sum(one.rows for one in self._lake.state() if one.holds_records)
 
-    def read(self, on_read: Progress) -> LedgerHistory:
+    def read(self, on_read: Progress, also: Sequence[str] = ()) -> LedgerHistory:
         """See :class:`EventHistory`."""
-        return load(_told(self._lake.records(), on_read), self._codec, DECISION_FIELDS)
+        return load(_told(self._lake.records(), on_read), self._codec, also)
 
 
 def _told(values: Iterable[tuple[str, bytes | None]], on_read: Progress) -> Iterator[tuple[str, bytes | None]]:

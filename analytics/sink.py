@@ -53,6 +53,7 @@ class Report:
     erased: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    failing_s: dict[str, float] = field(default_factory=dict)  # from the first to the newest of the attempts that fail; 0 when one succeeds
     batches: int = 0
     delay_s: float = 0.0  # of the oldest record of the newest batch: from the broker's append to ClickHouse's answer, or until now
     lag_records: dict[str, int] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Sink:
         self._store = store
         self._stopping = stopping
         self._clock = clock
+        self._failing_since_s: dict[str, float] = {}
         rows = LedgerRows(codec)
         self._extract: dict[str, Callable[[Sequence[Value]], Extracted]] = {
             ledger.DECISIONS: rows.decisions,
@@ -119,6 +121,8 @@ class Sink:
         arrived_s = delivery.result()
         if arrived_s is not None:
             self._tell_delay(batch, arrived_s)
+            self._failing_since_s.clear()
+            self.report.failing_s = dict.fromkeys(self.report.failing_s, 0.0)
         return arrived_s is not None
 
     def _deliver(self, batch: Batch, extracted: dict[str, Extracted], reader: LedgerReader) -> float:
@@ -166,7 +170,9 @@ class Sink:
         return None
 
     def _note(self, error: Unavailable) -> None:
+        now_s = self._clock()
         _add(self.report.failures, error.dependency, 1)
+        self.report.failing_s[error.dependency] = now_s - self._failing_since_s.setdefault(error.dependency, now_s)
         _log.warning("sink_waits", dependency=error.dependency, detail=error.detail)
 
 

@@ -33,6 +33,7 @@ class SinkCollector(Collector):
         yield _family("fraud_sink_rejected_records_total", report.rejected)
         yield _family("fraud_sink_batches_total", report.batches)
         yield _family("fraud_sink_failures_total", report.failures)
+        yield _family("fraud_sink_failing_seconds", report.failing_s)
         yield _family("fraud_sink_delay_seconds", report.delay_s)
         yield _family("fraud_sink_lag_records", report.lag_records)
 

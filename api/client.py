@@ -141,6 +141,10 @@ class Client:
         """Put an earlier set back in force."""
         return self._change("/v1/rules/rollback", looked_at, {"version": version})
 
+    def withdraw_rules(self, *, looked_at: int) -> ReleaseBody:
+        """Try no set any more beside the version that was looked at."""
+        return self._change("/v1/rules/withdraw", looked_at)
+
     def erase(self, kind: str, subject_id: str) -> ErasureBody:
         """Erase a subject."""
         return self._call("DELETE", f"/v1/subjects/{kind}/{quote(subject_id, safe='')}", ErasureBody)

@@ -1,6 +1,7 @@
-"""Rules over HTTP: looked at, checked, drafted, tried in shadow, rolled out, promoted, rolled back; every change is in the audit log.
+"""Rules over HTTP: looked at, checked, drafted, tried in shadow, rolled out, promoted, rolled back, withdrawn.
 
-The version in force is the entity tag: a change says with ``If-Match`` which version its author has looked at.
+Every change is in the audit log.  The version in force is the entity tag: a change says with ``If-Match`` which version its author has
+looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from api.strict_json import StrictRoute
 from fraud.catalogue import CATALOGUE
 from fraud.rules import InvalidRules, RuleSet
 from serving.change_log import Actor
-from serving.rule_book import Release, RuleBook, RulesConflict, UnknownRules
+from serving.rule_book import NothingToUndo, Release, RuleBook, RulesConflict, UnknownRules
 
 __all__ = ["router"]
 
@@ -124,6 +125,12 @@ def roll_back(
     return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.roll_back(actor, body.version, at))
 
 
+@router.post("/withdraw", operation_id="withdraw_rules", responses=_CHANGES)
+def withdraw(caller: Editor, desk: AtDesk, request: Request, response: Response, if_match: IfMatch = "") -> ReleaseBody:
+    """Try no set any more: the one in force decides for all cards, with nothing beside it."""
+    return _change(desk, caller, request, response, if_match, lambda book, actor, at: book.withdraw(actor, at))
+
+
 def _change(
     desk: Desk,
     caller: Caller,
@@ -151,6 +158,8 @@ def _compiled(body: RuleSetBody) -> RuleSet:
 def _known(look: Callable[[], Any]) -> Any:
     try:
         return look()
+    except NothingToUndo as nothing:
+        raise Problem(404, "not_found", str(nothing)) from None
     except UnknownRules:
         raise Problem(404, "not_found") from None
 

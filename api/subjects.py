@@ -11,9 +11,10 @@ from api.desk import AtDesk, actor_of
 from api.identity import Caller, Role, require
 from api.problems import responses
 from api.strict_json import StrictRoute
+from serving.change_log import change_of
 from serving.clock import now_ms
 from serving.erasure import subject_token
-from serving.records import Change, Erasure
+from serving.records import Erasure
 from serving.validate import MAX_TEXT_CHARS, validate_erasure
 
 __all__ = ["ERASED", "router"]
@@ -36,6 +37,6 @@ def erase(
     erasure = Erasure(caller.tenant_id, kind, subject_id, now_ms())
     validate_erasure(erasure)
     token = subject_token(desk.subject_key, erasure)
-    entry = desk.log.append(actor_of(caller, request), lambda: Change(0, "", "", 0, "", "", "", ERASED, token))
+    entry = desk.log.append(actor_of(caller, request), lambda: change_of(ERASED, token))
     erased = desk.eraser.erase(erasure)
     return ErasureBody(audit_seq=entry.seq, online_rows=erased.online_rows, decisions=erased.decisions)

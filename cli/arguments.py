@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ __all__ = [
     "Handler",
     "add_command",
     "add_group",
+    "add_maturity",
     "count",
     "existing_file",
     "percentage",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 GOOD, FINDING, MISUSE, INTERRUPTED = 0, 1, 2, 130
+_DAY_MS = 86_400_000
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -48,6 +51,12 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     """Add a command that only has commands below it, such as ``rules``; returns where to add them."""
     parser = commands.add_parser(name, help=summary, description=summary)
     return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def add_maturity(parser: argparse.ArgumentParser) -> None:
+    """Add how long a complaint takes, for commands that ask what was fraud."""
+    parser.add_argument("--maturity-days", dest="maturity_ms", type=_days, default=0, metavar="D", help="how long a complaint takes: what "
+                        "was allowed in the last D days and has no label counts as unknown (default 0: as good)")  # fmt: skip
 
 
 def existing_file(text: str) -> Path:
@@ -78,6 +87,17 @@ def rate(text: str) -> float:
     if not value > 0.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def _days(text: str) -> int:
+    """A number of days, in milliseconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return round(value * _DAY_MS)
 
 
 def share(text: str) -> float:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import FINDING, GOOD, add_command
+from cli.arguments import FINDING, GOOD, add_command, add_maturity
 from cli.output import print_error, print_lines, print_table, progress_bar, report, say
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_DAY_MS = 86_400_000
 _SHOWN_IDS = 10
 
 _DESCRIPTION = """\
@@ -41,8 +40,7 @@ def register(rules: Commands) -> None:
     command.add_argument("rules", metavar="FILE|RULESET", help="a rule file, or the hash of a kept set or the start of it")
     command.add_argument("--from", dest="from_ms", type=_moment, metavar="TIME", help="event times from here on, ISO 8601, UTC by default")
     command.add_argument("--to", dest="to_ms", type=_moment, metavar="TIME", help="event times before this")
-    command.add_argument("--maturity-days", type=_days, default=0.0, metavar="D", help="how long a complaint takes: what was allowed in "
-                         "the last D days and has no label counts as unknown (default 0: as good)")  # fmt: skip
+    add_maturity(command)
     command.add_argument("--lake", action="store_true", help="read the lake, which keeps longer, and not the ledger's topics")
     command.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page as well")
     command.add_argument("--fired", type=Path, metavar="PARQUET", help="write which rule of the draft fires on which decision as well")
@@ -56,22 +54,12 @@ def _moment(text: str) -> int:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _days(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value >= 0.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
-    return value
-
-
 def _backtest(arguments: argparse.Namespace) -> int:
     from analytics.backtest import NothingToTest, Range  # noqa: PLC0415 - help works without any package
     from analytics.backtest_page import page_of  # noqa: PLC0415
     from fraud.rules import InvalidRules  # noqa: PLC0415
     from infra.backtest import backtest_rules, keep_report  # noqa: PLC0415
-    from infra.lake import lake_records  # noqa: PLC0415
+    from infra.history import event_history  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.rule_book import UnknownRules  # noqa: PLC0415
     from training.ledger_history import IncompleteLedger  # noqa: PLC0415
@@ -82,10 +70,10 @@ def _backtest(arguments: argparse.Namespace) -> int:
             result = backtest_rules(
                 plan,
                 arguments.rules,
+                event_history(plan, from_lake=arguments.lake),
                 within=Range(arguments.from_ms, arguments.to_ms),
-                maturity_ms=round(arguments.maturity_days * _DAY_MS),
+                maturity_ms=arguments.maturity_ms,
                 on_step=_steps(bars),
-                history=lake_records(plan) if arguments.lake else None,
             )
         except (InvalidRules, UnknownRules, IncompleteLedger, NothingToTest) as error:
             print_error(str(error))

@@ -1,4 +1,4 @@
-"""``features backfill``: every feature over a file or over the ledger, by the kernel that the stream runs."""
+"""``features backfill``: every feature over a file or over what was recorded, by the kernel that the stream runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, existing_file, rate
-from cli.output import print_error, print_table, report, stopwatch
+from cli.output import print_error, print_table, progress_bar, report, stopwatch
 
 if TYPE_CHECKING:
     from cli.arguments import Commands
@@ -18,18 +18,21 @@ _DAY_MS = 86_400_000
 _HANDBOOK_TIES = 58  # rows of the published file whose card has another transaction in the same second
 
 _BACKFILL = """\
-Compute every feature over history, without Flink: in file order for FILE, or with --ledger in the order that the ledger recorded,
-which reproduces what the stream computed.  --check compares with the Parquet of an earlier backfill or replay bit for bit, or with
-the Fraud Detection Handbook's published features within 1e-6.  Exit status 1 when rows differ.
+Compute every feature over history, without Flink: in file order for FILE, or with --ledger or --lake in the order that the ledger
+recorded, which reproduces what the stream computed.  The lake keeps longer than Kafka.  Where it has deleted somebody who was erased, or
+days that it keeps no longer, nothing can be computed again, and the command says so.  --check compares with the Parquet of an earlier
+backfill or replay bit for bit, or with the Fraud Detection Handbook's published features within 1e-6.  Exit status 1 when rows differ.
 """
 
 
 def register(commands: Commands) -> None:
     """Add the commands."""
     features = add_group(commands, "features", "features over history")
-    backfill = add_command(features, "backfill", _backfill, "every feature over a file or the ledger", description=_BACKFILL)
+    backfill = add_command(features, "backfill", _backfill, "every feature over a file, the ledger or the lake", description=_BACKFILL)
     backfill.add_argument("file", type=existing_file, nargs="?", help="a CSV or Parquet file of transactions")
-    backfill.add_argument("--ledger", action="store_true", help="take the committed ledger of the running stack instead of a file")
+    recorded = backfill.add_mutually_exclusive_group()
+    recorded.add_argument("--ledger", action="store_true", help="take the committed ledger of the running stack instead of a file")
+    recorded.add_argument("--lake", action="store_true", help="take what the lake keeps of the ledger instead of a file")
     backfill.add_argument("--out", type=Path, default=None, help="write the features as Parquet")
     backfill.add_argument("--check", type=existing_file, default=None, metavar="PARQUET", help="compare with these")
     backfill.add_argument("--limit", type=int, default=None, metavar="N", help="the first N transactions only")
@@ -40,20 +43,23 @@ def register(commands: Commands) -> None:
 
 
 def _backfill(arguments: argparse.Namespace) -> int:
-    from infra.application import codec_of, enricher_of  # noqa: PLC0415 - help works without any package
-    from infra.features import backfill_file, backfill_ledger  # noqa: PLC0415
+    from infra.application import enricher_of  # noqa: PLC0415 - help works without any package
+    from infra.features import backfill_file, backfill_recorded  # noqa: PLC0415
+    from infra.history import event_history  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from training.ledger_history import IncompleteLedger  # noqa: PLC0415
     from training.parity import NotComparable  # noqa: PLC0415
 
-    if arguments.ledger == (arguments.file is not None):
-        print_error("give either a file or --ledger")
+    from_record = arguments.ledger or arguments.lake
+    if from_record == (arguments.file is not None):
+        print_error("give either a file, --ledger or --lake")
         return MISUSE
     say, stack = stopwatch(), Stack()
     try:
-        if arguments.ledger:
-            plan = stack.plan
-            result = backfill_ledger(plan.addresses.bootstrap_servers, codec_of(plan), out=arguments.out, check=arguments.check, say=say)
+        if from_record:
+            source = event_history(stack.plan, from_lake=arguments.lake)
+            with progress_bar("reading", source.count()) as on_read:
+                result = backfill_recorded(source, out=arguments.out, check=arguments.check, say=say, on_read=on_read)
         else:
             result = backfill_file(
                 arguments.file,

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cli import backtest
-from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, count, existing_file, percentage
-from cli.output import print_error, print_lines, print_table, report, stopwatch
+from cli.arguments import FINDING, GOOD, MISUSE, add_command, add_group, add_maturity, count, existing_file, percentage
+from cli.output import print_error, print_lines, print_table, progress_bar, report, stopwatch
 from cli.shadow import add_report, print_report
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from infra.stack import Stack
     from serving.change_log import Actor
     from serving.rule_book import Release, RuleBook
+    from training.train import TrainingReport
 
 __all__ = ["register"]
 
@@ -35,6 +36,13 @@ Stop the scoring job with a savepoint, restart the TaskManagers, which keep the 
 with the code of this checkout.  Before anything is stopped the new job is laid out and compared with the running job's state: one that
 would leave some of it behind, or reads another format, is refused.  If the new job does not run, it is stopped with its state kept,
 and the message says what failed and how to go on.
+"""
+
+
+_TRAIN = """\
+Train a model and publish it without promoting it: on generated history, or with --ledger or --lake on decisions that were recorded,
+with their features as they were served and what labels say of them.  The oldest teach, the next ones calibrate, the newest measure.
+What was stopped and has no label teaches nothing.
 """
 
 
@@ -62,7 +70,7 @@ def register(commands: Commands) -> None:
     )
     scan.add_argument("--window-s", type=int, default=300, metavar="N", help="length of the windows (default 300)")
 
-    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, backtest, promote, rollback, history")
+    rules = add_group(commands, "rules", "the rules: list, validate, draft, shadow, backtest, promote, rollback, withdraw, history")
     add_command(rules, "list", _rules_list, "the rules in force")
     validate = add_command(rules, "validate", _rules_validate, "check a rule file (exit status 1 when it cannot be used)")
     validate.add_argument("file", type=existing_file)
@@ -76,13 +84,20 @@ def register(commands: Commands) -> None:
     _add_percent(promote)
     rollback = add_command(rules, "rollback", _rules_rollback, "take a rollout back to a shadow, or put an earlier version back in force")
     rollback.add_argument("--version", type=int, default=None, metavar="N", help="which one (default: the rollout's, or the set before)")
-    add_command(rules, "history", _rules_history, "who changed the rules, when and how (exit status 1 when the log was tampered with)")
+    add_command(rules, "withdraw", _rules_withdraw, "try no set any more: the one in force decides for all cards")
+    add_command(rules, "history", _rules_history, "who changed rules and models, when and how (exit status 1 when it was tampered with)")
 
     model = add_group(commands, "model", "the models: list, train, shadow, promote, rollback, withdraw")
     add_command(model, "list", _model_list, "published models and their metrics")
-    train = add_command(model, "train", _model_train, "train on generated history and publish, without promoting")
-    train.add_argument("--rows", type=int, default=150_000)
+    train = add_command(
+        model, "train", _model_train, "train on generated or recorded history and publish, without promoting", description=_TRAIN
+    )
+    recorded = train.add_mutually_exclusive_group()
+    recorded.add_argument("--ledger", action="store_true", help="on the decisions that the running stack's ledger holds")
+    recorded.add_argument("--lake", action="store_true", help="on those that the lake keeps")
+    train.add_argument("--rows", type=count, default=150_000, metavar="N", help="how many to generate (default 150000)")
     train.add_argument("--seed", type=int, default=8)
+    add_maturity(train)
     choose = add_command(model, "promote", _model_promote, "put a published model in force in the running job, without a restart")
     challenge = add_command(model, "shadow", _model_shadow, "try a published model behind every decision: reported, and deciding nothing")
     choose.add_argument("sha256", help="its SHA-256, or the start of it")
@@ -273,6 +288,10 @@ def _rules_rollback(arguments: argparse.Namespace) -> int:
     return _released(arguments, lambda book, actor: book.roll_back(actor, arguments.version))
 
 
+def _rules_withdraw(arguments: argparse.Namespace) -> int:
+    return _released(arguments, lambda book, actor: book.withdraw(actor))
+
+
 def _released(arguments: argparse.Namespace, change: Callable[[RuleBook, Actor], Release]) -> int:
     from infra.application import operator, rule_book  # noqa: PLC0415
     from serving.rule_book import UnknownRules  # noqa: PLC0415
@@ -329,13 +348,27 @@ def _model_list(arguments: argparse.Namespace) -> int:
 
 
 def _model_train(arguments: argparse.Namespace) -> int:
+    from training.train import NotTrainable  # noqa: PLC0415
+
+    try:
+        done = _trained_on_record(arguments) if arguments.ledger or arguments.lake else _trained_on_generated(arguments)
+    except NotTrainable as error:
+        print_error(str(error))
+        return FINDING
+    data = "lake" if arguments.lake else "ledger" if arguments.ledger else "generated"
+    payload = {"sha256": done.sha256, "metrics": dict(done.metrics), "data": data, "training": dict(done.manifest.training)}
+    report(payload, as_json=arguments.json, people=lambda: print_lines([done.sha256, *(f"  {k} {v:.5g}" for k, v in done.metrics.items())]))
+    return GOOD
+
+
+def _trained_on_generated(arguments: argparse.Namespace) -> TrainingReport:
     from infra.application import enricher_of  # noqa: PLC0415
     from infra.first_model import train_first_model  # noqa: PLC0415
     from infra.scoring_job import models_dir  # noqa: PLC0415
     from serving.clock import now_ms  # noqa: PLC0415
 
     stack = _stack()
-    done = train_first_model(
+    return train_first_model(
         models_dir(stack.layout),
         enricher_of(stack),
         say=stopwatch(),
@@ -343,16 +376,27 @@ def _model_train(arguments: argparse.Namespace) -> int:
         rows=arguments.rows,
         seed=arguments.seed,
     )
-    payload = {"sha256": done.sha256, "metrics": dict(done.metrics), "data": "generated"}
-    report(payload, as_json=arguments.json, people=lambda: print_lines([done.sha256, *(f"  {k} {v:.5g}" for k, v in done.metrics.items())]))
-    return GOOD
+
+
+def _trained_on_record(arguments: argparse.Namespace) -> TrainingReport:
+    from infra.history import event_history  # noqa: PLC0415
+    from infra.retraining import train_on_record  # noqa: PLC0415
+    from infra.scoring_job import models_dir  # noqa: PLC0415
+
+    plan = _stack().plan
+    source = event_history(plan, from_lake=arguments.lake)
+    with progress_bar("reading", source.count()) as on_read:
+        return train_on_record(
+            models_dir(plan.layout), source, maturity_ms=arguments.maturity_ms, seed=arguments.seed, say=stopwatch(), on_read=on_read
+        )
 
 
 def _model_promote(arguments: argparse.Namespace) -> int:
     from infra.releases import promote_model, try_model  # noqa: PLC0415
 
-    plan, percent = _stack().plan, arguments.percent
-    release = promote_model(plan, arguments.sha256) if percent == 100.0 else try_model(plan, arguments.sha256, percent)
+    plan, percent, author = _stack().plan, arguments.percent, getpass.getuser()
+    whole = percent == 100.0
+    release = promote_model(plan, arguments.sha256, author=author) if whole else try_model(plan, arguments.sha256, percent, author=author)
     return _done(arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", percent))
 
 
@@ -363,14 +407,14 @@ def _model_shadow(arguments: argparse.Namespace) -> int:
         return print_report(arguments, "model")
     if not arguments.hash:
         return _nothing_to_try()
-    release = try_model(_stack().plan, arguments.hash, 0.0)
+    release = try_model(_stack().plan, arguments.hash, 0.0, author=getpass.getuser())
     return _done(arguments, asdict(release), f"model {release.identity} will be asked behind every decision")
 
 
 def _model_rollback(arguments: argparse.Namespace) -> int:
     from infra.releases import roll_back_model  # noqa: PLC0415
 
-    release = roll_back_model(_stack().plan)
+    release = roll_back_model(_stack().plan, author=getpass.getuser())
     return _done(
         arguments, asdict(release), _of_the_cards(f"model {release.identity} is on its way to the job", release.traffic_percentage)
     )
@@ -379,7 +423,7 @@ def _model_rollback(arguments: argparse.Namespace) -> int:
 def _model_withdraw(arguments: argparse.Namespace) -> int:
     from infra.releases import withdraw_model  # noqa: PLC0415
 
-    release = withdraw_model(_stack().plan)
+    release = withdraw_model(_stack().plan, author=getpass.getuser())
     return _done(arguments, asdict(release), f"model {release.identity} decides for all cards")
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from analytics.backtest import Backtest, Range, backtest
 from analytics.backtest_page import article_of
-from analytics.history import EventHistory, LedgerTopics
+from analytics.history import DECISION_FIELDS, EventHistory
 from analytics.reports import Report, Reports
 from fraud.catalogue import CATALOGUE
 from fraud.rules import RuleSet
-from infra.application import codec_of, rule_book
+from infra.application import rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
 from serving.clock import now_ms
@@ -24,18 +24,16 @@ __all__ = ["backtest_rules", "keep_report"]
 OnStep = Callable[[str, int], Callable[[float], None]]
 
 
-def backtest_rules(
-    plan: Plan, rules: str, *, within: Range, maturity_ms: int, on_step: OnStep, history: EventHistory | None = None
-) -> Backtest:
+def backtest_rules(plan: Plan, rules: str, history: EventHistory, *, within: Range, maturity_ms: int, on_step: OnStep) -> Backtest:
     """Try rules on the decisions that a stack has recorded.
 
     Args:
         plan: of the stack.
         rules: path of a rule file, or how the hash of a kept set begins.
+        history: where the record comes from.
         within: event times that count.
         maturity_ms: how long a complaint takes.
         on_step: see :func:`analytics.backtest.backtest`.
-        history: where the record comes from; by default the ledger.
 
     Raises:
         InvalidRules: the file cannot be used.
@@ -46,8 +44,7 @@ def backtest_rules(
     """
     book = rule_book(plan)
     draft = _rules(rules, lambda start: book.rules(book.find(start)))
-    source = history or LedgerTopics(plan.addresses.bootstrap_servers, codec_of(plan))
-    read = source.read(on_step("reading", source.count()))
+    read = history.read(on_step("reading", history.count()), DECISION_FIELDS)
     folder = models_dir(plan.layout)
     return backtest(
         read,

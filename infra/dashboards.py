@@ -566,6 +566,50 @@ MODEL = Dashboard(
             ),
         ),
         (
+            "Challengers",
+            (
+                Panel(
+                    "Where a challenger agrees",
+                    "timeseries",
+                    (
+                        Query(
+                            'sum by (kind) (rate(fraud_detection_shadow_decisions_total{result="same"}[$__rate_interval]))'
+                            ' / sum by (kind) (rate(fraud_detection_shadow_decisions_total{result=~"same|other"}[$__rate_interval]))',
+                            "{{kind}}",
+                        ),
+                    ),
+                    "percentunit",
+                    "Share of decisions whose outcome would have been the same; ./fraudguard rules shadow --report tells the others.",
+                    maximum=1.0,
+                ),
+                Panel(
+                    "Outcomes that it would have changed",
+                    "timeseries",
+                    (
+                        Query(
+                            'sum by (kind) (increase(fraud_detection_shadow_decisions_total{result="other"}[$__rate_interval]))', "{{kind}}"
+                        ),
+                    ),
+                    "short",
+                    "Decisions of which a set of rules or a model on trial would have made something else.",
+                ),
+                Panel(
+                    "Challengers that fail",
+                    "timeseries",
+                    (
+                        Query(
+                            "sum by (kind, result) (increase("
+                            'fraud_detection_shadow_decisions_total{result=~"slow|failed|left_out"}[$__rate_interval]))',
+                            "{{kind}}: {{result}}",
+                        ),
+                        Query("sum(increase(fraud_detection_rollout_failures_total[$__rate_interval]))", "in a rollout"),
+                    ),
+                    "short",
+                    "Decisions of which it said nothing or too late, and those of its share of the cards that what is in force has made.",
+                ),
+            ),
+        ),
+        (
             "Quality of what comes in",
             (
                 Panel(

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from analytics.history import LedgerTopics
 from analytics.queries import saved_query
 from api.client import Client
 from api.identity import Role
@@ -22,7 +23,7 @@ from generator.driver import Driver, Run, interleave
 from generator.generate import demo_traffic, labels
 from infra.api_access import Access
 from infra.door import Compared, Door, report
-from infra.features import backfill_ledger
+from infra.features import backfill_recorded
 from infra.first_model import DEMO_SEED
 from infra.house import wait_until_caught_up
 from infra.percentiles import percentiles_ms
@@ -84,7 +85,7 @@ def run_demo(
 
     view = watch_ledger(bootstrap, codec, run.sent_ids | door.sent_ids, take=keep)
     say("recomputing every feature of the ledger in its recorded order")
-    parity = backfill_ledger(bootstrap, codec, out=None, check=None, say=say)
+    parity = backfill_recorded(LedgerTopics(bootstrap, codec), out=None, check=None, say=say)
     compared = Compared.of(decisions.values(), door.sent_ids)
     found = detection(traffic, decisions, run.answered_ms | door.answered_ms)
     result = _result(run, view, parity, found, plan) | {"api": report(door, compared)}

@@ -1,4 +1,4 @@
-"""``features backfill``: over a file or over the ledger, with a check against what somebody else computed.
+"""``features backfill``: over a file or over what was recorded, with a check against what somebody else computed.
 
 Composition only; the computation is ``training.backfill``'s, the comparison ``training.parity``'s.
 """
@@ -17,18 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from analytics.history import EventHistory
 from fraud.catalogue import CATALOGUE
 from fraud.events import KINDS
 from infra.replay import read_for_replay
-from serving import ledger
-from serving.codec import Codec
 from serving.enrich import Enricher
 from serving.history import labels_from_history
-from training import backfill, ledger_history
+from training import backfill
 from training.enrichment import enrich_frame
 from training.parity import compare
 
-__all__ = ["backfill_file", "backfill_ledger"]
+__all__ = ["backfill_file", "backfill_recorded"]
 
 _ROWS_PER_GROUP = 100_000
 
@@ -77,8 +76,8 @@ def backfill_file(
     return report
 
 
-def backfill_ledger(
-    bootstrap: str, codec: Codec, *, out: Path | None, check: Path | None, say: Say, on_read: Callable[[int], None] = lambda _n: None
+def backfill_recorded(
+    source: EventHistory, *, out: Path | None, check: Path | None, say: Say, on_read: Callable[[float], None] = lambda _done: None
 ) -> dict[str, Any]:
     """Features of every committed decision, in the order that the ledger recorded; always compared with the record itself.
 
@@ -86,7 +85,7 @@ def backfill_ledger(
         IncompleteLedger: an entity's numbering has gaps.
     """
     began = time.perf_counter()
-    history = ledger_history.load(_values(bootstrap, on_read), codec)
+    history = source.read(on_read)
     say(f"read {history.frame.height:,} decisions and {len(history.labels.facts):,} applied labels")
     history.check_complete()
     result = history.recompute()
@@ -111,13 +110,6 @@ def backfill_ledger(
     if check is not None:
         report |= asdict(compare(history.frame, result.features, pl.read_parquet(check)))
     return report
-
-
-def _values(bootstrap: str, on_read: Callable[[int], None]) -> Any:
-    for count, message in enumerate(ledger.read_to_end(bootstrap, ledger_history.LEDGER_TOPICS), start=1):
-        if count % 5_000 == 0:
-            on_read(count)
-        yield message.topic(), message.value()
 
 
 def write_features(path: Path, frame: pl.DataFrame, result: backfill.Backfill) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from analytics.history import LakeRecords
 from analytics.lake import Lake
 from analytics.lake_sync import Synced, sync
 from fraud.errors import Unavailable
@@ -18,7 +17,7 @@ from infra.layout import Layout
 from infra.plan import Plan
 from serving.clock import now_ms
 
-__all__ = ["Tidied", "lake_of", "lake_records", "sync_lake", "tidy_lake"]
+__all__ = ["Tidied", "lake_of", "sync_lake", "tidy_lake"]
 
 _URL = "FRAUDGUARD_LAKE_URL"
 
@@ -35,11 +34,6 @@ class Tidied:
 def lake_of(layout: Layout) -> Lake:
     """The lake; an object store takes its credentials from the environment, as deltalake does."""
     return Lake(os.environ.get(_URL) or str(layout.lake))
-
-
-def lake_records(plan: Plan) -> LakeRecords:
-    """The lake as a source of history."""
-    return LakeRecords(lake_of(plan.layout), codec_of(plan))
 
 
 def sync_lake(plan: Plan, on_behind: Callable[[int], None]) -> Synced:

@@ -1,22 +1,24 @@
 """Putting a rule set or a model in force, or trying one: checked here, then sent on its control topic, where the job takes it over.
 
-A record on a control topic reaches every shard of the job in its order and becomes part of its state; nothing restarts.
+A record on a control topic reaches every shard of the job in its order and becomes part of its state; nothing restarts.  Who did it
+stands in the audit log before.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.rules import RuleSet
-from infra.application import codec_of, operator, rule_book
+from infra.application import change_log, codec_of, operator, rule_book
 from infra.plan import Plan
 from infra.scoring_job import models_dir
 from serving import model_files
+from serving.change_log import change_of
 from serving.clock import now_ms
 from serving.control_topics import ControlTopics
 from serving.model import Model, load_model
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 _MODELS = "models"
+# what the audit log calls a change of models
+MODEL_SHADOWED, MODEL_ROLLED_OUT, MODEL_PROMOTED = "model.shadow", "model.rollout", "model.promote"
+MODEL_ROLLED_BACK, MODEL_WITHDRAWN = "model.rollback", "model.withdraw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +72,12 @@ def promote_rules(plan: Plan, path: Path, *, author: str | None, traffic_percent
     return Promotion("rules", str(made.version), digest, traffic_percentage)
 
 
-def promote_model(plan: Plan, sha256: str) -> Promotion:
+def promote_model(plan: Plan, sha256: str, *, author: str | None = None) -> Promotion:
     """Load a published model to see that it can serve, then put it in force; raises ModelRefused, Unavailable."""
-    folder = models_dir(plan.layout)
-    model = _loaded(folder, sha256)
-    model_files.promote(folder, model.sha256)
-    return _release_model(plan, model.sha256, None, 0.0)
+    return _release_model(plan, MODEL_PROMOTED, _loaded(models_dir(plan.layout), sha256).sha256, None, author)
 
 
-def try_model(plan: Plan, sha256: str, traffic_percentage: float) -> Promotion:
+def try_model(plan: Plan, sha256: str, traffic_percentage: float, *, author: str | None = None) -> Promotion:
     """Try a published model beside the one in production: it decides for a share of the cards, and is asked behind the other decisions.
 
     Raises:
@@ -83,23 +85,25 @@ def try_model(plan: Plan, sha256: str, traffic_percentage: float) -> Promotion:
         Unavailable: there is no such model, or none in production.
     """
     folder = models_dir(plan.layout)
-    return _release_model(plan, _in_production(folder), _loaded(folder, sha256).sha256, traffic_percentage)
+    tried = OnTrial(_loaded(folder, sha256).sha256, traffic_percentage)
+    return _release_model(plan, MODEL_ROLLED_OUT if traffic_percentage else MODEL_SHADOWED, _in_production(folder), tried, author)
 
 
-def roll_back_model(plan: Plan) -> Promotion:
+def roll_back_model(plan: Plan, *, author: str | None = None) -> Promotion:
     """Take a rollout back to a shadow; without one, put the model before the one in production back; raises ModelRefused, Unavailable."""
     folder = models_dir(plan.layout)
     tried, pointer = model_files.on_trial(folder), model_files.production(folder)
     if tried is not None and tried.traffic_percentage > 0.0:
-        return try_model(plan, tried.sha256, 0.0)
+        shadow = OnTrial(_loaded(folder, tried.sha256).sha256, 0.0)
+        return _release_model(plan, MODEL_ROLLED_BACK, _in_production(folder), shadow, author)
     if pointer is None or pointer.previous_sha256 is None:
-        raise Unavailable("model", "no other was ever in production")
-    return promote_model(plan, pointer.previous_sha256)
+        raise Unavailable("model", "no other was ever in production; what is tried beside it is withdrawn, not rolled back")
+    return _release_model(plan, MODEL_ROLLED_BACK, _loaded(folder, pointer.previous_sha256).sha256, None, author)
 
 
-def withdraw_model(plan: Plan) -> Promotion:
+def withdraw_model(plan: Plan, *, author: str | None = None) -> Promotion:
     """Let the model in production decide alone again, with nothing beside it; raises Unavailable."""
-    return _release_model(plan, _in_production(models_dir(plan.layout)), None, 0.0)
+    return _release_model(plan, MODEL_WITHDRAWN, _in_production(models_dir(plan.layout)), None, author)
 
 
 def _loaded(folder: Path, sha256: str) -> Model:
@@ -116,13 +120,24 @@ def _in_production(folder: Path) -> str:
     return pointer.sha256
 
 
-def _release_model(plan: Plan, sha256: str, challenger: str | None, traffic_percentage: float) -> Promotion:
-    folder = models_dir(plan.layout)
+def _release_model(plan: Plan, action: str, sha256: str, tried: OnTrial | None, author: str | None) -> Promotion:
+    """Log a change, then make it: one that is interrupted between the two is in the log, and whoever repeats it is too."""
+    folder, before = models_dir(plan.layout), model_files.production(models_dir(plan.layout))
+    change = change_of(
+        action,
+        sha256 if tried is None else tried.sha256,
+        before=None if before is None else before.sha256,
+        after=sha256,
+        body=None if tried is None else json.dumps(asdict(tried)),
+    )
+    change_log(plan).append(operator(author), lambda: change)
+    model_files.promote(folder, sha256)
     path = folder / sha256 / "model.txt"
+    challenger, traffic_percentage = (None, 0.0) if tried is None else (tried.sha256, tried.traffic_percentage)
     record = ModelVersion("fraud", sha256[:12], sha256, str(path), now_ms(), challenger, traffic_percentage)
     ControlTopics(plan.addresses.bootstrap_servers).send(_MODELS, codec_of(plan).encode_model(record))
-    model_files.put_on_trial(folder, None if challenger is None else OnTrial(challenger, traffic_percentage))
-    return Promotion(_MODELS, record.version, challenger or sha256, 100.0 if challenger is None else traffic_percentage)
+    model_files.put_on_trial(folder, tried)
+    return Promotion(_MODELS, record.version, challenger or sha256, 100.0 if tried is None else traffic_percentage)
 
 
 def published_models(plan_home: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from serving import ledger
 from serving.codec import Codec
 from serving.records import Change
 
-__all__ = ["Actor", "ChangeLog", "hash_of"]
+__all__ = ["Actor", "ChangeLog", "change_of", "hash_of"]
 
 _FIRST = "0" * 64
 _TIMEOUT_S = 5.0  # a person waits for it
@@ -40,6 +40,11 @@ class Actor:
     name: str
     role: str
     trace_id: str | None = None
+
+
+def change_of(action: str, target: str, *, before: str | None = None, after: str | None = None, body: str | None = None) -> Change:
+    """A change as its maker knows it; the log adds number, hashes, time and person."""
+    return Change(0, "", "", 0, "", "", "", action, target, before=before, after=after, body=body)
 
 
 def hash_of(change: Change) -> str:

@@ -375,6 +375,13 @@ _SINK = (
         ("dependency",),
     ),
     Metric(
+        "fraud_sink_failing_seconds",
+        "gauge",
+        Emitter.SINK,
+        "How long every attempt has failed, by what did not answer; 0 from the next batch on that is written.",
+        ("dependency",),
+    ),
+    Metric(
         "fraud_sink_delay_seconds",
         "gauge",
         Emitter.SINK,

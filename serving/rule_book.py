@@ -1,4 +1,4 @@
-"""The life of rules: drafted, tried in shadow, rolled out, promoted, rolled back; whatever door a person comes through.
+"""The life of rules: drafted, tried in shadow, rolled out, promoted, rolled back, withdrawn; whatever door a person comes through.
 
 State is a fold over the audit log, so every process that reads the log knows the same, every set that was ever drafted or in force
 can be had by its hash, and nobody's work is lost between two processes.  What comes into force is published on the compacted topic
@@ -18,7 +18,7 @@ from fraud.errors import Unavailable
 from fraud.rules import RuleSet
 from serving import ledger
 from serving.challengers import share
-from serving.change_log import Actor, ChangeLog
+from serving.change_log import Actor, ChangeLog, change_of
 from serving.codec import Codec
 from serving.control_topics import ControlTopics
 from serving.records import Change, RuleSetVersion
@@ -31,6 +31,8 @@ __all__ = [
     "ROLLED_OUT",
     "SHADOWED",
     "SHIPPED",
+    "WITHDRAWN",
+    "NothingToUndo",
     "Release",
     "RuleBook",
     "RulesConflict",
@@ -38,8 +40,8 @@ __all__ = [
 ]
 
 DRAFTED, SHADOWED, PROMOTED, ROLLED_BACK, SHIPPED = "rules.draft", "rules.shadow", "rules.promote", "rules.rollback", "rules.shipped"
-ROLLED_OUT = "rules.rollout"
-_IN_FORCE_BY = frozenset({SHADOWED, ROLLED_OUT, PROMOTED, ROLLED_BACK})
+ROLLED_OUT, WITHDRAWN = "rules.rollout", "rules.withdraw"
+_IN_FORCE_BY = frozenset({SHADOWED, ROLLED_OUT, PROMOTED, ROLLED_BACK, WITHDRAWN})
 
 _ATTEMPTS = 8
 _CHALLENGER, _PERCENTAGE = "challenger", "traffic_percentage"  # of the body of a change that tries a set
@@ -55,6 +57,10 @@ class RulesConflict(ValueError):
 
 class UnknownRules(ValueError):
     """No such draft, version or set."""
+
+
+class NothingToUndo(UnknownRules):
+    """There is no step to take back; the message is ours, and names nothing that a caller has sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,7 @@ class RuleBook:
         """Keep a set; drafting the same set again gives the draft that is there."""
         self.refresh()
         if rules.hash not in self._drafts:
-            self._append(actor, lambda: _change(DRAFTED, rules.hash, body=rules.to_json()))
+            self._append(actor, lambda: change_of(DRAFTED, rules.hash, body=rules.to_json()))
         return self._drafts[rules.hash]
 
     def keep_shipped(self, actor: Actor) -> None:
@@ -151,7 +157,7 @@ class RuleBook:
         self.refresh()
         shipped = self._releases[0].rule_set_hash
         if not any(entry.action == SHIPPED and entry.target == shipped for entry in self._log.entries):
-            self._append(actor, lambda: _change(SHIPPED, shipped, body=self._bodies[shipped]))
+            self._append(actor, lambda: change_of(SHIPPED, shipped, body=self._bodies[shipped]))
 
     def shadow(self, actor: Actor, draft_hash: str, expected: int | None = None) -> Release:
         """Try a kept set beside what is in force: it is asked behind every decision, and decides nothing."""
@@ -176,6 +182,17 @@ class RuleBook:
 
         return self._release(actor, earlier, expected)
 
+    def withdraw(self, actor: Actor, expected: int | None = None) -> Release:
+        """Try no set any more: the promoted one decides for all cards, with nothing beside it; raises NothingToUndo."""
+
+        def alone() -> Change:
+            now = self.in_force
+            if now.challenger_hash is None and now.rule_set_hash == now.base_hash:
+                raise NothingToUndo("no set is tried beside the one in force")
+            return self._whole(WITHDRAWN, now.base_hash)
+
+        return self._release(actor, alone, expected)
+
     def settle(self) -> None:
         """Publish what is in force unless the topic ends with it: a process may have died between the log and the topic."""
         self.refresh()
@@ -186,7 +203,7 @@ class RuleBook:
         if version is None:
             before = [release for release in self._releases if release.base_hash != self.in_force.base_hash]
             if not before:
-                raise UnknownRules("no other set was ever in force")
+                raise NothingToUndo("no other set was ever in force; what is tried beside it is withdrawn, not rolled back")
             return before[-1]
         found = next((release for release in self._releases if release.version == version), None)
         if found is None:
@@ -195,13 +212,13 @@ class RuleBook:
 
     def _whole(self, action: str, rule_set_hash: str) -> Change:
         """A set comes into force for all cards."""
-        return replace(_change(action, rule_set_hash, body=self.rules(rule_set_hash).to_json()), after=rule_set_hash)
+        return change_of(action, rule_set_hash, after=rule_set_hash, body=self.rules(rule_set_hash).to_json())
 
     def _trial(self, action: str, challenger_hash: str, traffic_percentage: float) -> Change:
         """A set is tried beside the promoted one."""
         self.rules(challenger_hash)
         body = json.dumps({_CHALLENGER: challenger_hash, _PERCENTAGE: traffic_percentage})
-        return replace(_change(action, challenger_hash, body=body), after=self.in_force.base_hash)
+        return change_of(action, challenger_hash, after=self.in_force.base_hash, body=body)
 
     def _release(self, actor: Actor, compose: Callable[[], Change], expected: int | None) -> Release:
         """Put in force what ``compose`` gives, unless another version than the expected one is."""
@@ -275,8 +292,3 @@ class RuleBook:
             traffic_percentage=release.traffic_percentage,
         )
         self._topics.send(ledger.RULES, self._codec.encode_rule(record))
-
-
-def _change(action: str, target: str, *, body: str | None = None) -> Change:
-    """A change as its maker knows it; the log adds number, hashes, time and person."""
-    return Change(0, "", "", 0, "", "", "", action, target, body=body)

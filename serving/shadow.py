@@ -18,6 +18,7 @@ import structlog
 
 from fraud.catalogue import CATALOGUE
 from fraud.decide import DEFAULT_POLICY, Policy
+from fraud.errors import InvalidEvent
 from fraud.rules import RuleSet
 from serving.breakers import Breaker
 from serving.challengers import Versions
@@ -31,6 +32,8 @@ RULES, MODEL = "rules", "model"
 
 _REST_S = 30.0
 _BATCH_LIMIT_S, _EVENT_LIMIT_S = 0.025, 0.001  # of work: several times what the versions in force take
+# of one record's messages: with four bytes a character and 500 rules it stays below what readers take, and far below what brokers take
+_MESSAGE_CHARACTERS = 32_768
 
 _log = structlog.get_logger()
 
@@ -138,6 +141,8 @@ def _shadows(trial: _Trial, judged: Judgement, decisions: Sequence[Decision]) ->
     scores, outcomes = judged.made.score.tolist(), judged.outcomes()
     model_scores, rules_scores = judged.model_scores(), judged.rules_scores()
     floors, fired = judged.floors(), judged.fired()
+    if any(sum(len(rule.message) for rule in rules) > _MESSAGE_CHARACTERS for rules in fired):
+        raise InvalidEvent("too_large", f"messages of more than {_MESSAGE_CHARACTERS} characters for one decision")
     return [
         ShadowDecision(
             decision_id=decision.decision_id,

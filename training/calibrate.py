@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from serving.model_files import Calibration
 
-__all__ = ["fit_platt"]
+__all__ = ["NotTrainable", "fit_platt"]
 
 _ITERATIONS = 100
 _TOLERANCE = 1e-10
+
+
+class NotTrainable(ValueError):
+    """The rows teach nothing: some have no fraud or nothing else, no feature varies, or what was learned says nothing of later rows."""
 
 
 def fit_platt(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration:
@@ -25,12 +29,12 @@ def fit_platt(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibratio
         labels: ``bool[N]``, with fraud and without.
 
     Raises:
-        ValueError: one class is absent, or a higher score does not mean more fraud.
+        NotTrainable: one class is absent, or a higher score does not mean more fraud.
     """
     frauds = int(np.sum(labels))
     honest = len(labels) - frauds
     if not frauds or not honest:
-        raise ValueError("calibration needs rows with fraud and without")
+        raise NotTrainable("calibration needs rows with fraud and without")
     # Never quite 0 and 1: a separable sample would otherwise drive the slope to infinity.
     targets = np.where(labels, (frauds + 1) / (frauds + 2), 1 / (honest + 2))
     parameters = np.array([0.0, np.log((frauds + 1) / (honest + 1))])
@@ -48,7 +52,7 @@ def fit_platt(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibratio
         if abs(gain) < _TOLERANCE * len(labels):
             break
     if parameters[0] <= 0:
-        raise ValueError("a higher score does not mean more fraud on the calibration rows: the model has learned nothing")
+        raise NotTrainable("a higher score does not mean more fraud on the calibration rows: the model has learned nothing")
     return Calibration(float(parameters[0]), float(parameters[1]))
 
 

@@ -62,7 +62,7 @@ _MAX_WAITING = 4  # batches
 
 
 class IncompleteLedger(ValueError):
-    """An entity's entries do not number 1, 2, 3 …: retention has removed some, or the ledger is wrong."""
+    """An entity's entries do not number 1, 2, 3 …: retention or an erasure from the lake has removed some, or the record is wrong."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,7 +139,7 @@ class LedgerHistory:
         """Raise IncompleteLedger unless every entity's numbers are 1, 2, 3 … without gap or repetition."""
         if breaks := self.breaks():
             found = ", ".join(f"{count} entries of {kind.name.lower()} logs" for kind, count in breaks.items())
-            raise IncompleteLedger(f"{found} do not continue their log's numbering")
+            raise IncompleteLedger(f"{found} do not continue their log's numbering: some are kept no longer, or were erased")
 
 
 def _count_breaks(owners: Ints, seqs: Ints) -> int:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from serving.model_files import AnomalyFile, Calibration, Manifest, publish
 from training.anomaly import ANOMALY_FEATURES, fit_forest
-from training.calibrate import fit_platt
+from training.calibrate import NotTrainable, fit_platt
 from training.metrics import evaluate
 
-__all__ = ["PARAMETERS", "ROUNDS", "Split", "TrainingReport", "split_by_time", "train", "train_booster"]
+__all__ = ["PARAMETERS", "ROUNDS", "NotTrainable", "Split", "TrainingReport", "split_by_time", "train", "train_booster"]
 
 # Small trees over fine bins: the default of 255 bins cost 0.03-0.045 average precision on the Handbook's data.
 PARAMETERS: Mapping[str, Any] = {
@@ -102,13 +102,14 @@ def train(
         The published model and its metrics.
 
     Raises:
-        ValueError: arrays that do not fit each other, or a part without fraud or without honest rows.
+        NotTrainable: a part without fraud or without honest rows, features that never vary, or nothing learned.
+        ValueError: arrays that do not fit each other.
     """
     _check_shapes(features, feature_names, labels, times_ms)
     parts = split_by_time(times_ms, split)
     for name, rows in parts.items():
         if not 0 < np.sum(labels[rows]) < len(rows):
-            raise ValueError(f"the {name} part ({len(rows)} rows) needs rows with fraud and without")
+            raise NotTrainable(f"the {name} part ({len(rows)} rows) needs rows with fraud and without")
     columns = _informative(features, parts["train"], feature_names)
     names = [feature_names[column] for column in columns]
     booster = train_booster(features[np.ix_(parts["train"], columns)], names, labels[parts["train"]], seed, parameters, rounds)
@@ -182,7 +183,7 @@ def _informative(features: NDArray[np.float64], rows: NDArray[np.intp], feature_
         if len(known) and (len(known) < len(values) or known.min() < known.max()):
             kept.append(column)
     if not kept:
-        raise ValueError("no feature varies over the training rows")
+        raise NotTrainable("no feature varies over the training rows")
     return np.array(kept, dtype=np.intp)
 
 

@@ -28,6 +28,7 @@ from tests.sink_world import Feed, SinkWorld, sink_world, wait_until
 pytestmark = pytest.mark.slow
 
 TOLD_S = 30.0  # the metric of an alert says so that soon
+FAILING_S = 5.0  # of the sink: what SinkFailing waits for
 BACK_S = 120.0
 FULL_S = 15.0
 RATE = 500.0  # decisions/s
@@ -54,7 +55,7 @@ def test_f20_clickhouse(tmp_path: Path, measured: list[dict[str, object]]) -> No
             house.wait_for(1_000)
             with disk.full():
                 full_s = time.monotonic()
-                wait_until(lambda: sink.report.failures.get("clickhouse", 0) > 0, "the sink says that ClickHouse refuses")
+                wait_until(lambda: sink.report.failing_s.get("clickhouse", 0.0) > FAILING_S, "the sink says that ClickHouse refuses")
                 told_s = time.monotonic() - full_s
                 time.sleep(FULL_S)
                 behind, failures = sum(sink.report.lag_records.values()), dict(sink.report.failures)

@@ -47,6 +47,7 @@ ROLES: dict[tuple[str, str], set[Role]] = {
     ("post", "/v1/rules/sets/{rule_set_hash}/shadow"): LEADS,
     ("post", "/v1/rules/sets/{rule_set_hash}/promote"): LEADS,
     ("post", "/v1/rules/rollback"): LEADS,
+    ("post", "/v1/rules/withdraw"): LEADS,
     ("delete", "/v1/subjects/{kind}/{subject_id}"): LEADS,
     ("get", "/v1/audit"): LEADS,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from api.bodies import RuleBody
 from api.client import ApiProblem, Client
 from api.identity import Role
 from api.signing import secret_of
+from fraud.errors import Unavailable
 from fraud.events import Kind, decision_id, entity_key
+from infra import releases
 from infra.application import change_log, codec_of, rule_book
 from serving import ledger
 from serving.decision_index import find_in_ledger, index_key
@@ -86,6 +90,19 @@ def test_rules_go_from_draft_to_shadow_to_force_and_back(stack: ApiStack, lead: 
     assert rule_book(stack.plan).in_force.version == back.version  # the command line sees the same
 
 
+def test_a_set_that_is_tried_is_withdrawn(lead: Client) -> None:
+    before = lead.rules()
+    draft = lead.draft_rules([rule(0.44, name="tried_only")])
+    tried = lead.shadow_rules(draft.rule_set_hash, looked_at=before.version)
+    assert problem(lead.withdraw_rules, looked_at=before.version) == (412, "other_version")
+    alone = lead.withdraw_rules(looked_at=tried.version)
+    assert (alone.version, alone.rule_set_hash, alone.challenger_hash) == (tried.version + 1, before.base_hash, None)
+    assert [(one.action, one.actor, one.version) for one in lead.audit(limit=500).entries][-1] == ("rules.withdraw", "ann", alone.version)
+    with pytest.raises(ApiProblem, match="no set is tried") as raised:
+        lead.withdraw_rules(looked_at=alone.version)
+    assert (raised.value.status, raised.value.code) == (404, "not_found")
+
+
 def test_a_promotion_reaches_the_next_decisions_within_five_seconds(stack: ApiStack, lead: Client) -> None:
     draft = lead.draft_rules([rule(0.9, floor="DENY", name="everything")])
     promoted = lead.promote_rules(draft.rule_set_hash, looked_at=lead.rules().version)
@@ -137,6 +154,7 @@ def test_only_the_operators_leads_change_rules(stack: ApiStack, lead: Client) ->
             assert problem(other.promote_rules, draft, looked_at=version) == (403, "denied")
             assert problem(other.draft_rules, [rule(0.43)]) == (403, "denied")
             assert problem(other.roll_back_rules, looked_at=version) == (403, "denied")
+            assert problem(other.withdraw_rules, looked_at=version) == (403, "denied")
     assert lead.rules().version == version
 
 
@@ -181,11 +199,44 @@ def test_the_command_line_drafts_tries_and_rolls_back(stack: ApiStack, lead: Cli
     assert status == 0
     assert on_the_command_line(stack, "rules", "shadow", draft["rule_set_hash"][:12])[1]["version"] == before.version + 1
     assert (lead.rules().challenger_hash, lead.rules().rule_set_hash) == (draft["rule_set_hash"], before.base_hash)
+    assert on_the_command_line(stack, "rules", "withdraw")[1]["challenger_hash"] is None
+    assert on_the_command_line(stack, "rules", "withdraw") == (1, {})
     assert on_the_command_line(stack, "rules", "promote", str(file))[0] == 0
     assert on_the_command_line(stack, "rules", "rollback")[1]["rule_set_hash"] == before.base_hash
     status, history = on_the_command_line(stack, "rules", "history")
     assert (status, history["faults"]) == (0, [])
-    assert [entry["action"] for entry in history["entries"]][-4:] == ["rules.draft", "rules.shadow", "rules.promote", "rules.rollback"]
+    assert [entry["action"] for entry in history["entries"]][-5:] == [
+        "rules.draft",
+        "rules.shadow",
+        "rules.withdraw",
+        "rules.promote",
+        "rules.rollback",
+    ]
+
+
+def test_changes_of_models_are_in_the_same_log(stack: ApiStack, lead: Client) -> None:
+    plan, first, second = stack.plan, stack.train(), stack.train_another(seed=9)
+    with pytest.raises(Unavailable, match="withdrawn, not rolled back"):
+        releases.roll_back_model(plan, author="ann")  # and what is not done is not logged
+    releases.try_model(plan, second, 0.0, author="ann")
+    releases.try_model(plan, second, 20.0, author="ann")
+    releases.roll_back_model(plan, author="ann")
+    releases.withdraw_model(plan, author="ann")
+    assert on_the_command_line(stack, "model", "promote", second)[0] == 0
+    releases.roll_back_model(plan, author="ann")
+    logged = lead.audit(limit=500).entries
+    assert [(one.action, one.target, one.before, one.after) for one in logged][-6:] == [
+        ("model.shadow", second, first, first),
+        ("model.rollout", second, first, first),
+        ("model.rollback", second, first, first),
+        ("model.withdraw", first, first, first),
+        ("model.promote", second, first, second),
+        ("model.rollback", first, second, first),
+    ]
+    assert [one.actor for one in logged[-6:]] == ["ann"] * 4 + [getpass.getuser(), "ann"]
+    shares = [json.loads(entry.body or "{}").get("traffic_percentage") for entry in change_log(stack.plan).entries[-6:]]
+    assert shares == [0.0, 20.0, 0.0, None, None, None]
+    assert lead.audit().is_intact
 
 
 def test_a_decision_of_rules_long_gone_replays_equal(stack: ApiStack, lead: Client) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from analytics.history import LedgerTopics
 from api.client import Client
 from api.identity import Role
 from api.schemas import ScoreAnswer, ScoreRequest
@@ -14,7 +15,7 @@ from fraud.events import Kind, entity_key, hash64
 from fraud.state import decode_state, encode_state, erased_state
 from infra.api_access import Access
 from infra.application import bring_up, codec_of
-from infra.features import backfill_ledger
+from infra.features import backfill_recorded
 from infra.house_access import house_settings
 from infra.stack import Stack
 from serving import ledger
@@ -140,7 +141,7 @@ def test_of_a_card_that_was_erased_only_the_number_of_its_log_is_left(running: S
     assert shown.features["card_count_tx_30d"] == 1
     assert next(one["seq"] for one in shown.served_at if one["kind"] == "card") == 6
     wait_for_commit(bootstrap, again)
-    report = backfill_ledger(bootstrap, codec, out=None, check=None, say=lambda _text: None)
+    report = backfill_recorded(LedgerTopics(bootstrap, codec), out=None, check=None, say=lambda _text: None)
     assert report["differing_from_record"] == 0
     assert report["events"] - report["answered_without_store"] >= 11  # ours were all compared
     applied = [codec.decode_erasure_applied(one.value()) for one in ledger.read_to_end(bootstrap, (ledger.ERASURES_APPLIED,))]

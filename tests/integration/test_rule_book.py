@@ -21,7 +21,7 @@ from infra.topics import Topic, create_topics
 from serving import ledger
 from serving.change_log import Actor, ChangeLog, hash_of
 from serving.records import Change
-from serving.rule_book import PROMOTED, ROLLED_BACK, ROLLED_OUT, SHADOWED, RuleBook, RulesConflict, UnknownRules
+from serving.rule_book import PROMOTED, ROLLED_BACK, ROLLED_OUT, SHADOWED, WITHDRAWN, NothingToUndo, RuleBook, RulesConflict, UnknownRules
 from serving.rules_file import DEFAULT_RULES_PATH, load_rules
 from tests.kafka_server import KafkaServer
 from tests.wire_samples import NOW_MS, codec
@@ -141,6 +141,7 @@ def test_a_log_in_which_shadows_stood_in_the_set_in_force_is_still_read(kafka: s
     desk.refresh()
     assert (desk.in_force.rule_set_hash, desk.in_force.base_hash, desk.in_force.challenger_hash) == (both.hash, live.hash, None)
     assert desk.rules(both.hash).to_json() == both.to_json()
+    assert desk.withdraw(ANN).rule_set_hash == live.hash
     assert desk.shadow(ANN, draft).rule_set_hash == live.hash  # from here on decisions carry the promoted set alone
 
 
@@ -163,6 +164,34 @@ def test_a_shadow_is_no_set_to_roll_back_to(kafka: str) -> None:
     tried = desk.shadow(ANN, desk.draft(ANN, rules(c=0.5)).rule_set_hash)
     back = desk.roll_back(BOB)
     assert (tried.action, back.rule_set_hash, back.challenger_hash) == (SHADOWED, first.rule_set_hash, None)
+
+
+@pytest.mark.parametrize("percent", [0.0, 12.5])
+def test_what_is_withdrawn_leaves_the_set_in_force_alone(kafka: str, percent: float) -> None:
+    desk, live, draft = book(kafka), rules(a=0.5), rules(a=0.7)
+    desk.promote(ANN, desk.draft(ANN, live).rule_set_hash)
+    desk.draft(BOB, draft)
+    tried = desk.roll_out(BOB, draft.hash, percent) if percent else desk.shadow(BOB, draft.hash)
+    with pytest.raises(RulesConflict):
+        desk.withdraw(ANN, expected=tried.version - 1)
+    alone = desk.withdraw(ANN, expected=tried.version)
+    assert (alone.action, alone.version, alone.author) == (WITHDRAWN, tried.version + 1, "ann")
+    assert (alone.rule_set_hash, alone.base_hash, alone.challenger_hash, alone.traffic_percentage) == (live.hash, live.hash, None, 0.0)
+    assert tried_on_the_topic(kafka) == (live.to_json(), None, None, 0.0)
+    with pytest.raises(NothingToUndo, match="no set is tried"):
+        desk.withdraw(ANN)
+    other = book(kafka)
+    other.refresh()
+    assert other.releases == desk.releases
+
+
+def test_a_shadow_over_the_shipped_set_is_not_rolled_back_but_withdrawn(kafka: str) -> None:
+    desk = book(kafka)
+    tried = desk.shadow(ANN, desk.draft(ANN, rules(a=0.5)).rule_set_hash)
+    with pytest.raises(NothingToUndo, match="withdrawn"):
+        desk.roll_back(ANN)
+    assert desk.in_force == tried
+    assert desk.withdraw(ANN).challenger_hash is None
 
 
 def test_nothing_is_put_in_force_that_nobody_has_looked_at(kafka: str) -> None:

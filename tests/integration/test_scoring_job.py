@@ -15,6 +15,7 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
+from analytics.history import LedgerTopics
 from fraud.events import Kind, Transaction
 from fraud.state import decode_state, state_seq
 from generator.driver import Driver, Run, interleave
@@ -22,7 +23,7 @@ from generator.generate import demo_traffic
 from infra import scoring_job
 from infra.application import bring_up, codec_of, enricher_of, rule_book
 from infra.decisions import find
-from infra.features import backfill_ledger
+from infra.features import backfill_recorded
 from infra.first_model import train_first_model
 from infra.records import load_records
 from infra.releases import promote_model, promote_rules
@@ -36,6 +37,7 @@ from serving.online_store import OnlineStore
 from serving.records import DeadLetter, Decision
 from serving.replay import replay
 from serving.rules_file import DEFAULT_RULES_PATH
+from tests.command_line import on_the_command_line
 from tests.private_stack import put_small_model_into_production
 
 DAY_MS = 86_400_000
@@ -208,8 +210,8 @@ def test_decisions_of_before_and_after_changes_of_rules_and_model_replay_to_the_
     assert found.transaction_id == before[0].transaction_id
 
 
-def test_a_taskmanager_killed_in_mid_stream_loses_and_repeats_nothing(system: System) -> None:
-    """The job recovers by itself, and what it computed before and after is what the backfill computes."""
+def test_a_taskmanager_killed_in_mid_stream_loses_and_repeats_nothing(system: System, tmp_path: Path) -> None:
+    """The job recovers by itself, and what it computed before and after is what a backfill computes, of the ledger and of the lake."""
     frame = _traffic(20, 200, seed=25)
     victim = load_records(system.stack.layout)["taskmanager-1"]
     killer = threading.Timer(8.0, _kill, args=(victim.pid,))
@@ -218,9 +220,15 @@ def test_a_taskmanager_killed_in_mid_stream_loses_and_repeats_nothing(system: Sy
     view, _ = system.committed(run)
     assert load_records(system.stack.layout)["taskmanager-1"].pid != victim.pid
     assert (view.missing, view.duplicates, view.decided) == ([], 0, 4_000)
-    report = backfill_ledger(system.bootstrap, system.codec, out=None, check=None, say=lambda _text: None)
+    features = tmp_path / "features.parquet"
+    report = backfill_recorded(LedgerTopics(system.bootstrap, system.codec), out=features, check=None, say=lambda _text: None)
     assert report["differing_from_record"] == 0
     assert report["duplicates"] == 0
+    home = system.stack.layout.home
+    assert on_the_command_line(home, "lake", "sync")[1]["rows"]["transactions"] == report["events"]
+    status, found = on_the_command_line(home, "features", "backfill", "--lake", "--check", str(features))
+    assert (status, found["events"], found["compared_rows"]) == (0, report["events"], report["events"])
+    assert (found["differing_from_record"], found["differing_rows"]) == (0, 0)
 
 
 def _kill(pid: int) -> None:

@@ -16,10 +16,12 @@ from confluent_kafka import Producer
 from api.client import Client
 from api.identity import Role
 from api.schemas import ScoreRequest
+from fraud.catalogue import CATALOGUE
 from fraud.events import Transaction
 from fraud.rollout import is_chosen
+from fraud.rules import RuleSet
 from infra.api_access import Access
-from infra.application import bring_up, codec_of, enricher_of
+from infra.application import bring_up, codec_of, enricher_of, operator, rule_book
 from infra.first_model import train_first_model
 from infra.scoring_job import models_dir
 from infra.stack import Stack
@@ -29,11 +31,15 @@ from serving.codec import Codec
 from serving.records import Decision, ShadowDecision
 from tests.command_line import on_the_command_line
 from tests.private_stack import private_stack, put_small_model_into_production
+from tests.scrape import scrape
 
 CARDS, PAYMENTS = 40, 10
+ASKED = "fraud_detection_shadow_decisions_total"
 LIVE_WITHIN_S = 5.0  # as the promotion of rules promises
 PATIENCE_S = 90.0
 LARGE = {"id": "large", "name": "large", "when": "amount_usd > 900", "score": 1.0, "floor": "DENY", "reason_code": "LARGE", "message": "m"}
+# on every payment: messages of 17,000 values take ten times as long as a challenger may, and those of 40,000 characters fit no record
+SLOW, FAILING = ("{is_night}" * 49, 350), ("m" * 400, 100)
 PACE = {"id": "pace", "name": "pace", "when": "card_count_tx_37m > 4", "score": 0.9, "reason_code": "PACE", "message": "m"}
 
 
@@ -52,14 +58,20 @@ class System:
         assert status == 0, (arguments, found)
         return found
 
-    def pay(self, tenant: str, begin_ms: int) -> None:
-        """Payments of which no two cards share anything but the tenant, so that every log has one order, whatever the partitions do."""
+    def pay(self, tenant: str, begin_ms: int, *, pause_s: float = 0.0) -> None:
+        """Payments of which no two cards share anything but the tenant, so that every log has one order, whatever the partitions do.
+
+        With a pause behind one payment of each card, the next ones are of other batches.
+        """
         producer = Producer({"bootstrap.servers": self.stack.addresses.bootstrap_servers, "linger.ms": 5})
         for number in range(CARDS * PAYMENTS):
             card = number % CARDS
             amount_minor = 100 + (number * 7_919) % 190_000
             tx = Transaction(f"t-{number}", tenant, f"card-{card}", f"m-{card}", amount_minor, "USD", begin_ms + 40 * number)
             producer.produce(ledger.TRANSACTIONS, self.codec.encode_transaction(tx), tx.card_id)
+            if pause_s and card == CARDS - 1:
+                producer.flush(30)
+                time.sleep(pause_s)
         assert producer.flush(30) == 0
 
     def decisions(self, tenant: str, count: int) -> list[Decision]:
@@ -190,3 +202,35 @@ def test_a_rollout_decides_for_its_cards_at_both_doors_and_goes_back(system: Sys
     time.sleep(LIVE_WITHIN_S)
     system.pay("after", now_ms() - 30_000)
     assert {one.rule_set_hash for one in system.decisions("after", CARDS * PAYMENTS)} == {live}
+
+
+def on_every_payment(message: str, count: int) -> RuleSet:
+    rule = {"name": "n", "when": "amount_minor > 0", "score": 0.1, "reason_code": "R", "message": message}
+    return RuleSet.parse({"rules": [rule | {"id": f"r{i}"} for i in range(count)]}, CATALOGUE.index)
+
+
+@pytest.mark.usefixtures("nothing_is_tried")
+def test_a_challenger_that_fails_or_is_slow_is_counted_and_left_alone_and_no_decision_notices(system: System) -> None:
+    book, ann = rule_book(system.stack.plan), operator("ann")
+    begin_ms = now_ms() - 30_000
+    system.pay("alone", begin_ms)
+    alone = {one.transaction_id: neutral(system.codec, one) for one in system.decisions("alone", CARDS * PAYMENTS)}
+    for result, made in (("failed", FAILING), ("slow", SLOW)):
+        tried = on_every_payment(*made)
+        book.shadow(ann, book.draft(ann, tried).rule_set_hash)
+        time.sleep(LIVE_WITHIN_S)
+        before = scrape(system.stack)
+        for tenant, pause_s in ((f"beside-{result}", 0.3), (f"after-{result}", 0.0)):
+            system.pay(tenant, begin_ms, pause_s=pause_s)
+            decided = {one.transaction_id: neutral(system.codec, one) for one in system.decisions(tenant, CARDS * PAYMENTS)}
+            assert decided == alone, tenant
+        after = scrape(system.stack)
+        counted = {
+            name: after.total(ASKED, kind="rules", result=name) - before.total(ASKED, kind="rules", result=name)
+            for name in ("same", "other", "slow", "failed", "left_out")
+        }
+        assert sum(counted.values()) == 2 * CARDS * PAYMENTS
+        assert counted.pop(result) > 0, counted
+        assert counted.pop("left_out") >= CARDS * PAYMENTS, "who comes after three such batches waits for nobody"
+        said = system.shadows(f"beside-{result}", 0) + system.shadows(f"after-{result}", 0)
+        assert bool(said) == (result == "slow"), "what is slow has answered"

@@ -131,6 +131,7 @@ def test_the_sink_tells_what_the_catalogue_says(empty: SinkWorld) -> None:
     empty.send(200, seed=6)
     sink = empty.run_until(200)
     sink.report.failures["clickhouse"] = 1
+    sink.report.failing_s["clickhouse"] = 0.0
     sink.report.erased["labels"] = 1
     deletions = DeletionWatch(Store(empty.engine.settings))
     deletions.look()
@@ -140,3 +141,21 @@ def test_the_sink_tells_what_the_catalogue_says(empty: SinkWorld) -> None:
     assert sink.report.rows["decisions"] == 202
     assert sink.report.rejected == {"unknown_schema_id": 1}
     assert set(sink.report.lag_records.values()) == {0}
+
+
+def test_a_sink_tells_how_long_it_has_failed_until_a_batch_is_written(empty: SinkWorld) -> None:
+    empty.run_until(len(empty.send(20, seed=8)) and 20)
+    stopping = threading.Event()
+    sink = Sink(empty.settings(), wire.codec(), Store(empty.engine.settings), stopping)
+    thread = threading.Thread(target=sink.run, daemon=True)
+    thread.start()
+    empty.send(20, seed=9)
+    empty.wait_for(40)
+    empty.engine.kill()
+    empty.send(20, seed=10)
+    wait_until(lambda: sink.report.failing_s.get("clickhouse", 0.0) > 2.0, "it has failed for two seconds")
+    empty.engine.start()
+    wait_until(lambda: sink.report.failing_s["clickhouse"] == 0.0, "a batch was written")
+    empty.wait_for(60)
+    stopping.set()
+    thread.join(30)

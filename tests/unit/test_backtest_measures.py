@@ -9,18 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.backtest_measures import (
-    FRAUD,
-    GOOD,
-    UNKNOWN,
     Counts,
     Money,
     counts_of,
     estimate_unlabelled,
     measure,
     money_of,
-    truth_of,
 )
 from analytics.shares import share
+from training.truth import FRAUD, GOOD, UNKNOWN, truth_of
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fraud.catalogue import CATALOGUE
+from fraud.rules import RuleSet
 from serving.challengers import Challenger, Versions
+from serving.codec import MAX_VALUE_BYTES
 from serving.records import Decision
 from serving.scoring import Scorer, ScoringInput
 from serving.shadow import ShadowLane
-from tests.scoring_world import RULES, FakeModel, payment
+from tests.scoring_world import CODEC, RULES, FakeModel, payment
 
 
 class _Trial:
@@ -78,6 +81,23 @@ def test_one_that_is_slow_answers_and_rests_after_three_times() -> None:
     trial = _Trial(FakeModel(on_predict=lambda: setattr(trial, "worked_s", trial.worked_s + 1.0)))
     assert [len(trial.ask(*decided(2))) for _ in range(5)] == [2, 2, 2, 0, 0]
     assert trial.counted == {("model", "slow"): 6, ("model", "left_out"): 4}
+
+
+def chatty(characters: int) -> RuleSet:
+    """A hundred rules that fire on every payment, with messages of so many characters together."""
+    item = {"name": "n", "when": "amount_minor >= 0", "score": 0.1, "reason_code": "R", "message": "m" * (characters // 100)}
+    return RuleSet.parse({"rules": [item | {"id": f"r{i}"} for i in range(100)]}, CATALOGUE.index)
+
+
+@pytest.mark.parametrize(("characters", "answers", "result"), [(32_700, 2, "same"), (32_800, 0, "failed")])
+def test_one_whose_messages_no_record_can_hold_has_failed(characters: int, answers: int, result: str) -> None:
+    trial, rules = _Trial(FakeModel()), chatty(characters)
+    versions = Versions(RULES, None, Challenger(rules.hash, rules, 0.0), None)
+    decisions = decided(2, outcome="DENY")
+    shadows = trial.lane.ask(batch(2), decisions, versions)
+    assert len(shadows) == answers
+    assert trial.counted["rules", result] == 2
+    assert all(len(CODEC.encode_shadow_decision(shadow)) < MAX_VALUE_BYTES for shadow in shadows)
 
 
 def test_a_failure_of_one_challenger_is_not_the_others() -> None:
