@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from feature_repo import repository
@@ -46,9 +47,11 @@ def bring_up(stack: Stack, say: Say) -> Application:
     if stack.addresses.clickhouse_url is not None:
         for name in ensure_schema(stack.plan):
             say(f"ClickHouse: migration {name}")
-    ensure_feature_store(stack, say)
-    rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
-    job = scoring_job.ensure_running(stack.plan, say)
+    with ThreadPoolExecutor(1) as beside:
+        feature_store = beside.submit(ensure_feature_store, stack, say)  # a process of its own, for seconds, and the job asks nothing of it
+        rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
+        job = scoring_job.ensure_running(stack.plan, say)
+        feature_store.result()
     return Application(servers, model, job)
 
 
