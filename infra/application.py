@@ -13,7 +13,6 @@ from feature_repo import repository
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from infra import scoring_job
-from infra.first_model import ensure_model
 from infra.house import ensure_schema
 from infra.plan import Plan
 from infra.scoring_job import JobState
@@ -41,6 +40,8 @@ class Application:
 
 def bring_up(stack: Stack, say: Say) -> Application:
     """Start what is not running: servers, first model, feature store, scoring job."""
+    from infra.first_model import ensure_model  # noqa: PLC0415 - what trains loads scikit-learn and pandas, which no other command needs
+
     # before the servers, since training wants both cores
     model = ensure_model(scoring_job.models_dir(stack.layout), lambda: enricher_of(stack), say)
     servers = stack.up(say)
