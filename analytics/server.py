@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import closing
 
@@ -14,13 +13,11 @@ from analytics.protocol import ProtocolSettings, create_app
 
 __all__ = ["serve"]
 
-_NICENESS = 5  # a decision comes before a question about decisions
 _GRACE_S = 8  # below the supervisor's patience
 
 
 def serve(engine: EngineSettings, accounts: Accounts, *, port: int, protocol: ProtocolSettings | None = None) -> None:
     """Serve until SIGTERM; what runs then gets a few seconds to end."""
-    os.nice(_NICENESS)
     # uvicorn stops on the signal and raises it again afterwards: without a handler of ours that would end us before the engine is closed
     signal.signal(signal.SIGTERM, lambda *_: None)
     with closing(Engine(engine)) as opened:

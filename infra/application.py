@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from feature_repo import repository
 from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from infra import scoring_job
-from infra.first_model import ensure_model
 from infra.house import ensure_schema
 from infra.plan import Plan
 from infra.scoring_job import JobState
@@ -40,15 +40,19 @@ class Application:
 
 def bring_up(stack: Stack, say: Say) -> Application:
     """Start what is not running: servers, first model, feature store, scoring job."""
+    from infra.first_model import ensure_model  # noqa: PLC0415 - what trains loads scikit-learn and pandas, which no other command needs
+
     # before the servers, since training wants both cores
     model = ensure_model(scoring_job.models_dir(stack.layout), lambda: enricher_of(stack), say)
     servers = stack.up(say)
     if stack.addresses.clickhouse_url is not None:
         for name in ensure_schema(stack.plan):
             say(f"ClickHouse: migration {name}")
-    ensure_feature_store(stack, say)
-    rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
-    job = scoring_job.ensure_running(stack.plan, say)
+    with ThreadPoolExecutor(1) as beside:
+        feature_store = beside.submit(ensure_feature_store, stack, say)  # a process of its own, for seconds, and the job asks nothing of it
+        rule_book(stack.plan).keep_shipped(operator("fraudguard"))  # or decisions made with them could not be replayed by a later program
+        job = scoring_job.ensure_running(stack.plan, say)
+        feature_store.result()
     return Application(servers, model, job)
 
 

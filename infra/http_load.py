@@ -78,6 +78,10 @@ class _Sender:
         _, late = await asyncio.wait(workers, timeout=float(self._due_s[-1]) + _SLACK_S)
         for worker in late:
             worker.cancel()
+        for end in await asyncio.gather(*workers, return_exceptions=True):
+            # a connection that ends leaves no answer, which is counted
+            if isinstance(end, Exception) and not isinstance(end, (OSError, EOFError)):
+                raise end
         for _, writer in streams:
             writer.close()
         return HttpMeasured(self._latency_s, self._features_s, self._statuses, self._last_s)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from infra import give_way
 
 __all__ = ["Identity", "identify", "is_alive", "live_members", "start", "stop_groups"]
 
@@ -54,12 +57,18 @@ def is_alive(identity: Identity) -> bool:
     return identify(identity.pid) == identity
 
 
-def start(argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path) -> subprocess.Popen[bytes]:
-    """Start a process as leader of its own session, so that it outlives its starter and its children stop with it."""
+def start(
+    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, gives_way: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process as leader of its own session, so that it outlives its starter and its children stop with it.
+
+    One that ``gives_way`` gets what processor time is left (see ``infra.give_way``).
+    """
+    behind = (sys.executable, "-I", "-S", str(Path(give_way.__file__))) if gives_way else ()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
         return subprocess.Popen(
-            list(argv),
+            [*behind, *argv],
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -34,7 +34,8 @@ class Server:
     """One process of the stack.
 
     ``probe`` takes the start time in seconds of the epoch and returns None when the server can work, else why not.  ``prepare``
-    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.
+    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.  ``gives_way`` is for
+    servers whose work no caller waits for: they leave the processor to the others.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Server:
     ports: Mapping[int, str]
     probe: Callable[[float], str | None]
     prepare: Callable[[], None] = field(default=lambda: None)
+    gives_way: bool = True
 
 
 def build_servers(plan: Plan) -> list[Server]:
@@ -219,6 +221,7 @@ def _redis(plan: Plan, environment: Mapping[str, str]) -> Server:
         ports={choice.redis_port: "FRAUDGUARD_REDIS_PORT"},
         probe=lambda _started_at: probe_redis(choice.redis_port),
         prepare=partial(_write, configuration, "".join(f"{key} {value}\n" for key, value in options.items())),
+        gives_way=False,
     )
 
 
@@ -291,6 +294,7 @@ def _api(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=plan.addresses.api_url,
         ports={choice.api_port: "FRAUDGUARD_API_PORT"},
         probe=lambda _started_at: probe_http(f"{plan.addresses.api_url}/health"),
+        gives_way=False,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -26,8 +25,6 @@ from serving.registry import HttpRegistry, register_all
 
 __all__ = ["main"]
 
-_NICENESS = 5  # a decision comes before a row about it
-
 
 def main(home: str) -> None:
     """Feed the ClickHouse of the stack in ``home`` until told to stop."""
@@ -35,7 +32,6 @@ def main(home: str) -> None:
     plan = load_plan(Layout(Path(home)))
     if plan is None:
         raise Unavailable("stack", "it has no plan; start it with ./fraudguard up")
-    os.nice(_NICENESS)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -37,20 +37,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield private
 
 
-def write(stack: Stack, rows: Sequence[Row], *, commit: bool = True) -> None:
-    """Append decisions to the ledger in one transaction."""
-    codec = codec_of(stack.plan)
-    producer = Producer({"bootstrap.servers": stack.addresses.bootstrap_servers, "transactional.id": f"test-{time.monotonic_ns()}"})
-    producer.init_transactions(30)
-    producer.begin_transaction()
-    for row in rows:
-        producer.produce(ledger.DECISIONS, codec.encode_decision(decision_of(row)), row[4].encode())
-        producer.poll(0)
-    producer.flush(30)
-    if commit:
-        producer.commit_transaction(30)
-    else:
-        producer.abort_transaction(30)
+class Ledger:
+    """Appends decisions as the scoring job does: in transactions."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._codec = codec_of(stack.plan)
+        self._producer = Producer({"bootstrap.servers": stack.addresses.bootstrap_servers, "transactional.id": "test"})
+        self._producer.init_transactions(30)
+
+    def write(self, rows: Sequence[Row], *, commit: bool = True) -> None:
+        """Append decisions in one transaction."""
+        producer = self._producer
+        producer.begin_transaction()
+        for row in rows:
+            producer.produce(ledger.DECISIONS, self._codec.encode_decision(decision_of(row)), row[4].encode())
+            producer.poll(0)
+        producer.flush(30)
+        if commit:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
 
 
 def alerts(stack: Stack) -> list[Alert]:
@@ -90,10 +96,11 @@ def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack
 
     state = pattern_job.ensure_running(stack, checkpoint_interval_ms=1_000, idle_ms=15_000)
     assert {c.name for c in stack.status().components if c.name.startswith("taskmanager")} == {"taskmanager-1", "taskmanager-2"}
-    write(stack, plant("proxy", 5)[0], commit=False)  # an aborted attack never was
+    decisions = Ledger(stack)
+    decisions.write(plant("proxy", 5)[0], commit=False)  # an aborted attack never was
     victim: tuple[str, int] | None = None
     for at in range(0, len(rows), CHUNK):
-        write(stack, rows[at : at + CHUNK])
+        decisions.write(rows[at : at + CHUNK])
         if victim is None and rows[at][1] > NOON_MS + WINDOW_MS * 3 // 2:
             time.sleep(2.5)  # a checkpoint holds the first half of the attacks
             victim = kill_its_taskmanager(stack)
@@ -108,10 +115,10 @@ def test_what_was_planted_is_alerted_once_over_a_kill_and_a_restart(stack: Stack
 
     # an attack that nothing follows is found when the ledger falls silent, over a stop with savepoint in its middle
     last, _, _ = plant("one_card", 2, start_ms=NOON_MS + 3 * WINDOW_MS)
-    write(stack, sorted([*shift(honest_rows(7, 3_000, users=10_000, merchants=800), 3 * WINDOW_MS), *last[:8]], key=lambda row: row[1]))
+    decisions.write(sorted([*shift(honest_rows(7, 3_000, users=10_000, merchants=800), 3 * WINDOW_MS), *last[:8]], key=lambda row: row[1]))
     time.sleep(3.0)
     scoring_job.stop(stack.plan, with_savepoint=True, name=PATTERN_JOB_NAME)
-    write(stack, last[8:])
+    decisions.write(last[8:])
     pattern_job.ensure_running(stack)
     found = wait_for(stack, sum(expected.values()) + 1)
     assert Counter(alert.reason for alert in found) == expected + Counter(PATTERN_FREQUENCY_CARD=1)

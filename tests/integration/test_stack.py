@@ -107,10 +107,16 @@ def test_topics_carry_the_settings_that_the_design_asks_for_and_creating_them_ag
 def test_a_topic_with_too_few_partitions_grows(healthy_stack: Stack) -> None:
     servers = healthy_stack.addresses.bootstrap_servers
     growing = [Topic("growing")]
-    assert create_topics(servers, partitions=2, retention_ms=1000, topics=growing) == ["growing"]
-    assert create_topics(servers, partitions=3, retention_ms=1000, topics=growing) == []
     client = AdminClient({"bootstrap.servers": servers})
-    wait_for(lambda: len(client.list_topics(timeout=10).topics["growing"].partitions) == 3, "a third partition")
+
+    def partitions() -> int:
+        known = client.list_topics(timeout=10).topics
+        return len(known["growing"].partitions) if "growing" in known else 0
+
+    assert create_topics(servers, partitions=2, retention_ms=1000, topics=growing) == ["growing"]
+    wait_for(lambda: partitions() == 2, "two partitions")  # the broker learns of a topic a moment after the controller
+    assert create_topics(servers, partitions=3, retention_ms=1000, topics=growing) == []
+    wait_for(lambda: partitions() == 3, "a third partition")
 
 
 def test_the_broker_runs_the_fixed_transaction_protocol(healthy_stack: Stack) -> None:

@@ -11,7 +11,7 @@ import pytest
 TOO_HEAVY = ("feast", "sklearn", "lightgbm", "pandas")
 
 
-@pytest.mark.parametrize("module", ["flink_jobs.operators", "flink_jobs.score", "infra.scoring_job"])
+@pytest.mark.parametrize("module", ["flink_jobs.operators", "flink_jobs.score", "infra.application", "infra.scoring_job"])
 def test_operators_and_their_submitter_load_nothing_that_takes_seconds(module: str) -> None:
     """Pandas comes with pyflink's own runtime in a TaskManager, but not through us."""
     code = f"import {module}, sys; print(*sorted(set(sys.modules) & set({TOO_HEAVY!r})))"
