@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["is_right", "register"]
 
 _STREAM = """\
-Find the rate that the running job holds, and the latency of its two lanes at fixed rates: open-loop load from this process, counted
+Find the rate that the running job holds, and the latency of its two lanes at fixed rates: open-loop load from a process of its own, counted
 from when each event was due.  Starts what is not running.
 """
 _FEATURES = """\

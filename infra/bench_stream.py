@@ -7,14 +7,18 @@ more than a half, and not a second.  Everything is on: all entities, model, rule
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
 from infra.bench_basis import Traffic, machine
-from infra.load import Load, Measured, prepare, send
+from infra.give_way import STREAM, give_way
+from infra.load import Measured, prepare, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
 from serving.codec import Codec
@@ -44,36 +48,15 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
     Raises:
         Unavailable: Kafka does not answer.
     """
-    bootstrap = plan.addresses.bootstrap_servers
     traffic = Traffic.before(now_ms, options.seed)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_give_way_in_a_session) as sender:
 
-    def load(events: int) -> Load:
-        return prepare(traffic.payments(events), codec)
+        def offer(events: int, rate: float | None) -> Measured:
+            load = prepare(traffic.payments(events), codec)
+            return sender.submit(send, plan.addresses.bootstrap_servers, load, rate=rate).result()
 
-    say(f"warming up and working off a backlog of {options.backlog:,}")
-    send(bootstrap, load(options.backlog // 2), rate=None)
-    backlog = send(bootstrap, load(options.backlog), rate=None)
-    working = working_rate(backlog)
-    say(f"{working:,.0f} events/s while there is a backlog")
-    sustained = None
-    for fraction in _FRACTIONS:
-        rate = working * fraction
-        measured = send(bootstrap, load(round(rate * options.seconds)), rate=rate)
-        held = is_held(measured)
-        say(f"{rate:,.0f} events/s offered: {'held' if held else 'a queue grows'}")
-        if held:
-            sustained = {"rate": round(rate), **_lanes(measured)}
-            break
-    latencies = []
-    for rate in options.rates:
-        measured = send(bootstrap, load(round(rate * options.seconds)), rate=rate)
-        latencies.append({"rate": rate, "held": is_held(measured), **_lanes(measured)})
-        say(f"{rate:,.0f} events/s: fast lane {latencies[-1]['fast']}")
-    return {
-        "sustained_events_per_s": None if sustained is None else sustained["rate"],
-        "backlog_events_per_s": round(working),
-        "at_sustained_rate": sustained,
-        "latency_ms": latencies,
+        figures = _measure(offer, options, say)
+    return figures | {
         "events": traffic.made,
         "seconds_a_rate": options.seconds,
         "warm_up_share_left_out": _WARM_UP_SHARE,
@@ -81,6 +64,40 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         "checkpoint_interval_ms": plan.settings.checkpoint_interval_ms,
         "parallelism": plan.settings.taskmanagers,
         "machine": machine(),
+    }
+
+
+def _give_way_in_a_session() -> None:
+    """The load shares the processor with the stream as an equal: ahead of it, it would be a neighbour that no cluster has."""
+    os.setsid()
+    give_way(STREAM)
+
+
+def _measure(offer: Callable[[int, float | None], Measured], options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    say(f"warming up and working off a backlog of {options.backlog:,}")
+    offer(options.backlog // 2, None)
+    backlog = offer(options.backlog, None)
+    working = working_rate(backlog)
+    say(f"{working:,.0f} events/s while there is a backlog")
+    sustained = None
+    for fraction in _FRACTIONS:
+        rate = working * fraction
+        measured = offer(round(rate * options.seconds), rate)
+        held = is_held(measured)
+        say(f"{rate:,.0f} events/s offered: {'held' if held else 'a queue grows'}")
+        if held:
+            sustained = {"rate": round(rate), **_lanes(measured)}
+            break
+    latencies = []
+    for rate in options.rates:
+        measured = offer(round(rate * options.seconds), rate)
+        latencies.append({"rate": rate, "held": is_held(measured), **_lanes(measured)})
+        say(f"{rate:,.0f} events/s: fast lane {latencies[-1]['fast']}")
+    return {
+        "sustained_events_per_s": None if sustained is None else sustained["rate"],
+        "backlog_events_per_s": round(working),
+        "at_sustained_rate": sustained,
+        "latency_ms": latencies,
     }
 
 

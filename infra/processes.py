@@ -58,13 +58,13 @@ def is_alive(identity: Identity) -> bool:
 
 
 def start(
-    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, gives_way: bool = False
+    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, niceness: int = 0
 ) -> subprocess.Popen[bytes]:
     """Start a process as leader of its own session, so that it outlives its starter and its children stop with it.
 
-    One that ``gives_way`` gets what processor time is left (see ``infra.give_way``).
+    With a ``niceness`` it gives way to those with a smaller one (see ``infra.give_way``).
     """
-    behind = (sys.executable, "-I", "-S", str(Path(give_way.__file__))) if gives_way else ()
+    behind = (sys.executable, "-I", "-S", str(Path(give_way.__file__)), str(niceness)) if niceness else ()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
         return subprocess.Popen(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fraud.errors import Unavailable
-from infra import flink
+from infra import flink, give_way
 from infra.archives import archive_flags
 from infra.jars import jar_paths, registry_folder
 from infra.java import find_java_home
@@ -34,8 +34,8 @@ class Server:
     """One process of the stack.
 
     ``probe`` takes the start time in seconds of the epoch and returns None when the server can work, else why not.  ``prepare``
-    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.  ``gives_way`` is for
-    servers whose work no caller waits for: they leave the processor to the others.
+    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.  Servers with a
+    greater ``niceness`` leave the processor to the others: 0 is for those whose answer a caller waits for.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Server:
     ports: Mapping[int, str]
     probe: Callable[[float], str | None]
     prepare: Callable[[], None] = field(default=lambda: None)
-    gives_way: bool = True
+    niceness: int = give_way.STREAM
 
 
 def build_servers(plan: Plan) -> list[Server]:
@@ -221,7 +221,7 @@ def _redis(plan: Plan, environment: Mapping[str, str]) -> Server:
         ports={choice.redis_port: "FRAUDGUARD_REDIS_PORT"},
         probe=lambda _started_at: probe_redis(choice.redis_port),
         prepare=partial(_write, configuration, "".join(f"{key} {value}\n" for key, value in options.items())),
-        gives_way=False,
+        niceness=0,
     )
 
 
@@ -294,7 +294,7 @@ def _api(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=plan.addresses.api_url,
         ports={choice.api_port: "FRAUDGUARD_API_PORT"},
         probe=lambda _started_at: probe_http(f"{plan.addresses.api_url}/health"),
-        gives_way=False,
+        niceness=0,
     )
 
 
@@ -310,6 +310,7 @@ def _clickhouse(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=url,
         ports={choice.clickhouse_port: "FRAUDGUARD_CLICKHOUSE_PORT"},
         probe=lambda _started_at: probe_text(f"{url}/ping", "Ok."),
+        niceness=give_way.ANALYTICS,
     )
 
 
@@ -325,6 +326,7 @@ def _sink(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=url,
         ports={choice.sink_metrics_port: "FRAUDGUARD_SINK_METRICS_PORT"},
         probe=lambda _started_at: probe_text(url, "fraud_sink_rows_total"),  # it waits for topics and tables by itself
+        niceness=give_way.ANALYTICS,
     )
 
 

@@ -141,7 +141,7 @@ class Keeper:
                 environment=self.server.environment,
                 folder=self.server.folder,
                 log_file=self._layout.log_file(self.server.name),
-                gives_way=self.server.gives_way,
+                niceness=self.server.niceness,
             )
         except (Unavailable, OSError, subprocess.SubprocessError) as error:
             self._save("backoff", failures=self._record.failures + 1, detail=str(error))

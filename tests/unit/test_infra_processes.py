@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.give_way import NICENESS
+from infra.give_way import ANALYTICS
 from infra.layout import Layout
 from infra.ports import PortTaken, find_free_ports, is_free, require_free
 from infra.processes import Identity, identify, is_alive, live_members, start, stop_groups
@@ -53,14 +53,14 @@ def test_a_recycled_pid_is_not_taken_for_the_process_that_had_it(sleeper: subpro
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="how processes are weighed is Linux' own")
 def test_who_gives_way_is_nicer_than_its_starter_in_every_way_that_the_kernel_weighs(tmp_path: Path) -> None:
-    child = start(SLEEP, environment=os.environ, folder=tmp_path, log_file=tmp_path / "log", gives_way=True)
+    child = start(SLEEP, environment=os.environ, folder=tmp_path, log_file=tmp_path / "log", niceness=ANALYTICS)
     try:
         wait_until_executed(child, SLEEP)
-        assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0) + ANALYTICS
         assert os.sched_getscheduler(child.pid) == os.SCHED_BATCH
         weighed = Path(f"/proc/{child.pid}/autogroup")
         if weighed.exists():
-            assert weighed.read_text(encoding="ascii").endswith(f"nice {NICENESS}\n")
+            assert weighed.read_text(encoding="ascii").endswith(f"nice {ANALYTICS}\n")
     finally:
         child.kill()
         child.wait()
