@@ -30,8 +30,9 @@ def give_way(niceness: int) -> None:
     """Put this process and its session behind the others; to be called once, in a session of its own."""
     os.nice(niceness)
     if sys.platform == "linux":
-        # who is woken does not interrupt whoever computes: the stream wakes up thousands of times a second
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(PermissionError):  # a sandbox may not allow it
+            # who is woken does not interrupt whoever computes: the stream wakes up thousands of times a second
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         with suppress(OSError):  # a kernel without such groups goes by the niceness of the process
             _weigh_session(niceness)
 
