@@ -9,16 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
 
-from analytics.lag import Place
+from analytics.lag import Place, behind
 from analytics.ledger_rows import Value
 from fraud.errors import Unavailable
 from serving import ledger
 
 __all__ = ["Batch", "LedgerReader"]
-
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,7 @@ class LedgerReader:
 
     def __init__(self, bootstrap_servers: str, ids: dict[str, str], offsets: Mapping[Place, int]) -> None:
         self.ids = ids
+        self._admin = ledger.admin(bootstrap_servers)
         self._consumer: Consumer = ledger.consumer(bootstrap_servers, eof=True)
         try:
             found = ledger.partitions_of(self._consumer, list(ids))
@@ -79,20 +78,20 @@ class LedgerReader:
         Raises:
             Unavailable: it was asked and does not answer.
         """
-        lag = dict.fromkeys(self.ids, 0)
-        for (topic, partition), one in self._partitions.items():
-            end = OFFSET_INVALID if asked else self._end(topic, partition, cached=True)
-            if end == OFFSET_INVALID:
-                end = self._end(topic, partition, cached=False)
-            lag[topic] += max(0, end - one.delivered)
-        return lag
+        ends = None if asked else self._heard()
+        if ends is None:
+            ends = ledger.ends_of(self._admin, [TopicPartition(topic, partition) for topic, partition in self._partitions])
+        return behind(self.ids, ends, {one.place: one.delivered for one in self._partitions.values()})
 
-    def _end(self, topic: str, partition: int, *, cached: bool) -> int:
-        try:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S, cached=cached)
-        except KafkaException as error:
-            raise Unavailable("kafka", f"offsets: {error}") from error
-        return int(end)
+    def _heard(self) -> list[TopicPartition] | None:
+        """The ends that came with what was read; None where a partition's is missing."""
+        ends = []
+        for topic, partition in self._partitions:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+            if end == OFFSET_INVALID:
+                return None
+            ends.append(TopicPartition(topic, partition, end))
+        return ends
 
     def close(self) -> None:
         """Let go of the connections."""

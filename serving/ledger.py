@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from fraud.errors import Unavailable
 
@@ -26,7 +27,11 @@ __all__ = [
     "RULES",
     "SHADOWS",
     "TRANSACTIONS",
+    "admin",
+    "consumer",
     "end_offsets",
+    "ends_of",
+    "partitions_of",
     "read_to_end",
 ]
 
@@ -65,10 +70,10 @@ def consumer(bootstrap: str, *, committed: bool = True, eof: bool = False, wait_
     )
 
 
-def partitions_of(reader: Consumer, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
+def partitions_of(client: Consumer | AdminClient, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
     """Every partition of the topics, at its beginning; raises Unavailable when the broker or a topic is not there."""
     try:
-        metadata = reader.list_topics(timeout=timeout_s)
+        metadata = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
         raise Unavailable("kafka", str(error)) from error
     missing = [topic for topic in topics if topic not in metadata.topics]
@@ -79,15 +84,31 @@ def partitions_of(reader: Consumer, topics: Sequence[str], *, timeout_s: float =
 
 def end_offsets(bootstrap: str, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
     """Where each partition ends now: the place to start reading what comes next.  Raises Unavailable."""
-    reader = consumer(bootstrap)
+    client = admin(bootstrap)
+    return ends_of(client, partitions_of(client, topics, timeout_s=timeout_s), timeout_s=timeout_s)
+
+
+def admin(bootstrap: str) -> AdminClient:
+    """A client that asks about the log and reads nothing of it."""
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+
+def ends_of(client: AdminClient, places: Sequence[TopicPartition], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
+    """Where these partitions end now, behind what is committed; one question to each broker.
+
+    Not by a consumer: its connection answers in turn, so that each question waits until a fetch before it is over.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    newest = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
+    if not newest:
+        return []
+    answers = client.list_offsets(newest, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s)
     try:
-        places = partitions_of(reader, topics, timeout_s=timeout_s)
-        ends = [reader.get_watermark_offsets(place, timeout=timeout_s)[1] for place in places]
-    except KafkaException as error:
-        raise Unavailable("kafka", str(error)) from error
-    finally:
-        reader.close()
-    return [TopicPartition(place.topic, place.partition, end) for place, end in zip(places, ends, strict=True)]
+        return [TopicPartition(one.topic, one.partition, answer.result(timeout=timeout_s).offset) for one, answer in answers.items()]
+    except (KafkaException, TimeoutError) as error:
+        raise Unavailable("kafka", f"offsets: {error}") from error
 
 
 def read_to_end(
