@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from infra.bench_basis import Traffic, machine
-from infra.give_way import STREAM, give_way
 from infra.load import Measured, prepare, send
 from infra.percentiles import percentiles_ms
 from infra.plan import Plan
+from infra.shares import STREAM, take
 from serving.codec import Codec
 
 __all__ = ["BenchOptions", "is_held", "run_bench", "working_rate"]
@@ -49,7 +49,7 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         Unavailable: Kafka does not answer.
     """
     traffic = Traffic.before(now_ms, options.seed)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_give_way_in_a_session) as sender:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_join_the_stream) as sender:
 
         def offer(events: int, rate: float | None) -> Measured:
             load = prepare(traffic.payments(events), codec)
@@ -67,10 +67,10 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
     }
 
 
-def _give_way_in_a_session() -> None:
+def _join_the_stream() -> None:
     """The load shares the processor with the stream as an equal: ahead of it, it would be a neighbour that no cluster has."""
     os.setsid()
-    give_way(STREAM)
+    take(STREAM)
 
 
 def _measure(offer: Callable[[int, float | None], Measured], options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from infra import give_way
+from infra import shares
+from infra.shares import Share
 
 __all__ = ["Identity", "identify", "is_alive", "live_members", "start", "stop_groups"]
 
@@ -58,17 +59,17 @@ def is_alive(identity: Identity) -> bool:
 
 
 def start(
-    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, niceness: int = 0
+    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, share: Share | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a process as leader of its own session, so that it outlives its starter and its children stop with it.
 
-    With a ``niceness`` it gives way to those with a smaller one (see ``infra.give_way``).
+    ``share`` is its part of the processor, that of whoever starts it where none is given.
     """
-    behind = (sys.executable, "-I", "-S", str(Path(give_way.__file__)), str(niceness)) if niceness else ()
+    with_share = () if share is None else (sys.executable, "-I", "-S", str(Path(shares.__file__)), *map(str, share))
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
         return subprocess.Popen(
-            [*behind, *argv],
+            [*with_share, *argv],
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fraud.errors import Unavailable
-from infra import flink, give_way
+from infra import flink
 from infra.archives import archive_flags
 from infra.jars import jar_paths, registry_folder
 from infra.java import find_java_home
@@ -20,6 +20,7 @@ from infra.plan import Plan
 from infra.ports import HOST
 from infra.probes import probe_http, probe_kafka, probe_redis, probe_taskmanager, probe_text
 from infra.settings import REPO_ROOT
+from infra.shares import ANALYTICS, FRONT, STORE, STREAM, Share
 
 __all__ = ["Server", "build_servers"]
 
@@ -34,8 +35,7 @@ class Server:
     """One process of the stack.
 
     ``probe`` takes the start time in seconds of the epoch and returns None when the server can work, else why not.  ``prepare``
-    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.  Servers with a
-    greater ``niceness`` leave the processor to the others: 0 is for those whose answer a caller waits for.
+    runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Server:
     ports: Mapping[int, str]
     probe: Callable[[float], str | None]
     prepare: Callable[[], None] = field(default=lambda: None)
-    niceness: int = give_way.STREAM
+    share: Share = STREAM
 
 
 def build_servers(plan: Plan) -> list[Server]:
@@ -221,7 +221,7 @@ def _redis(plan: Plan, environment: Mapping[str, str]) -> Server:
         ports={choice.redis_port: "FRAUDGUARD_REDIS_PORT"},
         probe=lambda _started_at: probe_redis(choice.redis_port),
         prepare=partial(_write, configuration, "".join(f"{key} {value}\n" for key, value in options.items())),
-        niceness=0,
+        share=STORE,
     )
 
 
@@ -294,7 +294,7 @@ def _api(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=plan.addresses.api_url,
         ports={choice.api_port: "FRAUDGUARD_API_PORT"},
         probe=lambda _started_at: probe_http(f"{plan.addresses.api_url}/health"),
-        niceness=0,
+        share=FRONT,
     )
 
 
@@ -310,7 +310,7 @@ def _clickhouse(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=url,
         ports={choice.clickhouse_port: "FRAUDGUARD_CLICKHOUSE_PORT"},
         probe=lambda _started_at: probe_text(f"{url}/ping", "Ok."),
-        niceness=give_way.ANALYTICS,
+        share=ANALYTICS,
     )
 
 
@@ -326,7 +326,7 @@ def _sink(plan: Plan, environment: Mapping[str, str]) -> Server:
         url=url,
         ports={choice.sink_metrics_port: "FRAUDGUARD_SINK_METRICS_PORT"},
         probe=lambda _started_at: probe_text(url, "fraud_sink_rows_total"),  # it waits for topics and tables by itself
-        niceness=give_way.ANALYTICS,
+        share=ANALYTICS,
     )
 
 

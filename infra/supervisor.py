@@ -141,7 +141,7 @@ class Keeper:
                 environment=self.server.environment,
                 folder=self.server.folder,
                 log_file=self._layout.log_file(self.server.name),
-                niceness=self.server.niceness,
+                share=self.server.share,
             )
         except (Unavailable, OSError, subprocess.SubprocessError) as error:
             self._save("backoff", failures=self._record.failures + 1, detail=str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -16,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.give_way import ANALYTICS
 from infra.layout import Layout
 from infra.ports import PortTaken, find_free_ports, is_free, require_free
 from infra.processes import Identity, identify, is_alive, live_members, start, stop_groups
 from infra.records import Record, load_record, save_record
+from infra.shares import Share
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 STUBBORN = [
@@ -51,16 +52,18 @@ def test_a_recycled_pid_is_not_taken_for_the_process_that_had_it(sleeper: subpro
     assert live_members(stranger) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="how processes are weighed is Linux' own")
-def test_who_gives_way_is_nicer_than_its_starter_in_every_way_that_the_kernel_weighs(tmp_path: Path) -> None:
-    child = start(SLEEP, environment=os.environ, folder=tmp_path, log_file=tmp_path / "log", niceness=ANALYTICS)
+@pytest.mark.skipif(sys.platform != "linux", reason="how processes are weighed is Linux' own")
+def test_a_process_has_its_share_in_every_way_that_the_kernel_weighs(tmp_path: Path) -> None:
+    child = start(SLEEP, environment=os.environ, folder=tmp_path, log_file=tmp_path / "log", share=Share(15, 200))
     try:
         wait_until_executed(child, SLEEP)
-        assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0) + ANALYTICS
-        assert os.sched_getscheduler(child.pid) == os.SCHED_BATCH
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 15
         weighed = Path(f"/proc/{child.pid}/autogroup")
         if weighed.exists():
-            assert weighed.read_text(encoding="ascii").endswith(f"nice {ANALYTICS}\n")
+            assert weighed.read_text(encoding="ascii").endswith("nice 15\n")
+        told = Path(f"/proc/{child.pid}/sched")
+        if told.exists() and (found := re.search(r"se\.slice\s*:\s*(\d+)", told.read_text(encoding="ascii"))):
+            assert int(found[1]) == 200_000  # ns
     finally:
         child.kill()
         child.wait()
