@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.httpclient import HttpClient
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from fraud.errors import Unavailable
 from serving import ledger
@@ -29,7 +28,7 @@ class Place:
 
 def topic_ids(bootstrap_servers: str, topics: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> dict[str, str]:
     """The identity of each topic, which a topic of the same name that is made later does not have; raises Unavailable."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    client = ledger.admin(bootstrap_servers)
     try:
         answers = client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_s)
         return {topic: str(answer.result(timeout=timeout_s).topic_id) for topic, answer in answers.items()}

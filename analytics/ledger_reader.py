@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from analytics.lag import Place, behind
 from analytics.ledger_rows import Value
@@ -76,7 +76,7 @@ class LedgerReader:
         and so has a consumer that has not heard of a partition yet: not known is not zero.
 
         Raises:
-            Unavailable: it was asked and does not answer.
+            Unavailable: the broker does not answer.
         """
         ends = None if asked else self._heard()
         if ends is None:
@@ -86,12 +86,13 @@ class LedgerReader:
     def _heard(self) -> list[TopicPartition] | None:
         """The ends that came with what was read; None where a partition's is missing."""
         ends = []
-        for topic, partition in self._partitions:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
-            if end == OFFSET_INVALID:
-                return None
-            ends.append(TopicPartition(topic, partition, end))
-        return ends
+        try:
+            for topic, partition in self._partitions:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+                ends.append(TopicPartition(topic, partition, end))
+        except KafkaException as error:
+            raise Unavailable("kafka", f"offsets: {error}") from error
+        return None if any(end.offset == OFFSET_INVALID for end in ends) else ends
 
     def close(self) -> None:
         """Let go of the connections."""

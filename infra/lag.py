@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from fraud.errors import Unavailable
+from serving import ledger
 
 __all__ = ["read_lag"]
 
@@ -17,7 +18,7 @@ _TIMEOUT_S = 3.0
 @cache
 def _client(bootstrap_servers: str) -> AdminClient:
     """One connection a process: a new one every few seconds would cost more than the answer."""
-    return AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    return ledger.admin(bootstrap_servers)
 
 
 def read_lag(bootstrap_servers: str, group: str) -> dict[str, int]:
@@ -29,13 +30,13 @@ def read_lag(bootstrap_servers: str, group: str) -> dict[str, int]:
     client = _client(bootstrap_servers)
     try:
         (asked,) = client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=_TIMEOUT_S).values()
-        committed = [part for part in asked.result(timeout=_TIMEOUT_S).topic_partitions if part.offset >= 0]
-        ends = client.list_offsets({TopicPartition(part.topic, part.partition): OffsetSpec.latest() for part in committed})
-        newest = {(part.topic, part.partition): answer.result(timeout=_TIMEOUT_S).offset for part, answer in ends.items()}
+        places = [part for part in asked.result(timeout=_TIMEOUT_S).topic_partitions if part.offset >= 0]
     except (KafkaException, TimeoutError) as error:
         raise Unavailable("kafka", f"offsets of {group}: {error}") from error
+    ends = ledger.ends_of(client, places, committed=False, timeout_s=_TIMEOUT_S)
+    newest = {(end.topic, end.partition): end.offset for end in ends}
     lag: dict[str, int] = {}
-    for part in committed:
+    for part in places:
         behind = max(0, newest[part.topic, part.partition] - part.offset)
         lag[part.topic] = lag.get(part.topic, 0) + behind
     return lag

@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 
 from infra import shares
-from infra.shares import Share
 
 __all__ = ["Identity", "identify", "is_alive", "live_members", "start", "stop_groups"]
 
@@ -59,7 +58,7 @@ def is_alive(identity: Identity) -> bool:
 
 
 def start(
-    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, share: Share | None = None
+    argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, log_file: Path, share: shares.Share | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a process as leader of its own session, so that it outlives its starter and its children stop with it.
 

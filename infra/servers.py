@@ -36,6 +36,7 @@ class Server:
 
     ``probe`` takes the start time in seconds of the epoch and returns None when the server can work, else why not.  ``prepare``
     runs before every start and must be idempotent.  ``ports`` maps each port to the setting that changes it.
+    ``share`` is its part of the processor (see ``infra.shares``).
     """
 
     name: str

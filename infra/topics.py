@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from fraud.errors import Unavailable
+from serving import ledger
 
 __all__ = ["TOPICS", "Topic", "create_topics"]
 
@@ -60,7 +61,7 @@ TOPICS = (
 
 def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int, topics: Sequence[Topic] = TOPICS) -> list[str]:
     """Create what is missing, correct settings and partition counts of what is there (never fewer); returns the names created."""
-    client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    client = ledger.admin(bootstrap_servers)
     try:
         existing = client.list_topics(timeout=_TIMEOUT_S).topics
         new = [topic for topic in topics if topic.name not in existing]

@@ -93,8 +93,10 @@ def admin(bootstrap: str) -> AdminClient:
     return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
 
-def ends_of(client: AdminClient, places: Sequence[TopicPartition], *, timeout_s: float = _TIMEOUT_S) -> list[TopicPartition]:
-    """Where these partitions end now, behind what is committed; one question to each broker.
+def ends_of(
+    client: AdminClient, places: Sequence[TopicPartition], *, committed: bool = True, timeout_s: float = _TIMEOUT_S
+) -> list[TopicPartition]:
+    """Where these partitions end now, behind what is committed or behind everything; one question to each broker.
 
     Not by a consumer: its connection answers in turn, so that each question waits until a fetch before it is over.
 
@@ -104,8 +106,9 @@ def ends_of(client: AdminClient, places: Sequence[TopicPartition], *, timeout_s:
     newest = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
     if not newest:
         return []
-    answers = client.list_offsets(newest, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s)
+    isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
     try:
+        answers = client.list_offsets(newest, isolation_level=isolation, request_timeout=timeout_s)
         return [TopicPartition(one.topic, one.partition, answer.result(timeout=timeout_s).offset) for one, answer in answers.items()]
     except (KafkaException, TimeoutError) as error:
         raise Unavailable("kafka", f"offsets: {error}") from error
