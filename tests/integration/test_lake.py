@@ -98,9 +98,11 @@ def change_one_amount(folder: Path) -> None:
     table = Lake(str(folder)).table("transactions")
     rows = table.to_pyarrow_table()
     records = rows["record"].to_pylist()
-    decision = codec().decode_decision(records[100])
+    # rows have no order, and of a currency without a rate no feature sees the amount
+    decisions = map(codec().decode_decision, records)
+    at, decision = next((at, one) for at, one in enumerate(decisions) if one.transaction.currency == "EUR")
     decision.transaction.amount_minor += 1
-    records[100] = codec().encode_decision(decision)
+    records[at] = codec().encode_decision(decision)
     place = rows.column_names.index("record")
     write_deltalake(table, rows.set_column(place, "record", pa.array(records, pa.binary())), mode="overwrite")
 
