@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from fraud.errors import Unavailable
 from serving import ledger
@@ -15,6 +16,7 @@ __all__ = ["TOPICS", "Topic", "create_topics"]
 
 _MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # a 1 MiB value must arrive, so that the job can send it to the dead letters
 _TIMEOUT_S = 30.0
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ TOPICS = (
 
 
 def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int, topics: Sequence[Topic] = TOPICS) -> list[str]:
-    """Create what is missing, correct settings and partition counts of what is there (never fewer); returns the names created."""
+    """Create what is missing, correct settings and partition counts of what is there (never fewer); returns the names created.
+
+    What is new answers when this returns: the controller says that a topic is made before the broker knows it and leads its partitions.
+
+    Raises:
+        Unavailable: Kafka does not answer, or refuses.
+    """
     client = ledger.admin(bootstrap_servers)
     try:
         existing = client.list_topics(timeout=_TIMEOUT_S).topics
@@ -72,6 +80,7 @@ def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int,
                 for topic in new
             ]
             _await_all(client.create_topics(wanted), accept=KafkaError.TOPIC_ALREADY_EXISTS)
+            _await_leaders(client, [topic.name for topic in new])
         if old:
             _await_all(client.incremental_alter_configs([_alteration(topic, retention_ms) for topic in old]))
         short = [
@@ -84,6 +93,19 @@ def create_topics(bootstrap_servers: str, *, partitions: int, retention_ms: int,
     except KafkaException as error:
         raise Unavailable("kafka", f"topics could not be created: {error.args[0].str()}") from error
     return [topic.name for topic in new]
+
+
+def _await_leaders(client: AdminClient, topics: Sequence[str]) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            ledger.ends_of(client, ledger.partitions_of(client, topics, timeout_s=_TIMEOUT_S), timeout_s=_TIMEOUT_S)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def _alteration(topic: Topic, retention_ms: int) -> ConfigResource:
