@@ -25,9 +25,10 @@ __all__ = ["register"]
 
 
 _RESCALE = """\
-Stop the scoring job with a savepoint and go on from it in N subtasks, with one TaskManager each; TaskManagers are started and
-stopped to match.  Nothing is lost or repeated.  The choice is kept with the job's state: a later `up`, or `down` and `up`, comes back
-with N, whatever FRAUDGUARD_TASKMANAGERS says.  If anything fails, the job goes on as before, and the message says so.
+Stop the scoring job with a savepoint and go on from it on N TaskManagers, which are started and stopped to match: one for each shard of
+its state or fewer, or two for each shard, which then work one behind the other.  Nothing is lost or repeated.  The choice is kept with
+the job's state: a later `up`, or `down` and `up`, comes back with N, whatever FRAUDGUARD_TASKMANAGERS says.  If anything fails, the job
+goes on as before, and the message says so.
 """
 
 
@@ -55,8 +56,8 @@ def register(commands: Commands) -> None:
     stop.add_argument("--discard", action="store_true", help="without a savepoint: the next start begins with empty state")
     start = add_command(job, "start", _job_start, "start the job from its savepoint or newest checkpoint")
     start.add_argument("--window-s", type=int, metavar="N", help="of a first start of patterns: length of its windows (default 300)")
-    rescale = add_command(job, "rescale", _job_rescale, "run the scoring job in N subtasks, from a savepoint", description=_RESCALE)
-    rescale.add_argument("parallelism", type=count, metavar="N", help="1 up to the number of shards")
+    rescale = add_command(job, "rescale", _job_rescale, "run the scoring job on N TaskManagers, from a savepoint", description=_RESCALE)
+    rescale.add_argument("taskmanagers", type=count, metavar="N", help="1 up to the number of shards, or twice that number")
     add_command(job, "upgrade", _job_upgrade, "run the scoring job with the code of this checkout, from a savepoint", description=_UPGRADE)
     start.add_argument(
         "--accept-refused", action="store_true", help="score: do not stop however many records are refused, until the next start"
@@ -181,11 +182,11 @@ def _job_start(arguments: argparse.Namespace) -> int:
 def _job_rescale(arguments: argparse.Namespace) -> int:
     from infra.job_change import rescale  # noqa: PLC0415
 
-    done = rescale(_stack(), arguments.parallelism, stopwatch())
+    done = rescale(_stack(), arguments.taskmanagers, stopwatch())
     what = (
-        f"it runs in {done.after} subtasks already"
+        f"it runs on {done.after} TaskManagers already"
         if done.savepoint is None
-        else f"{done.before} to {done.after} subtasks, {done.down_s:.1f} s without a job, from {done.savepoint}"
+        else f"{done.before} to {done.after} TaskManagers, {done.down_s:.1f} s without a job, from {done.savepoint}"
     )
     return _done(arguments, asdict(done), what)
 

@@ -93,6 +93,7 @@ class Infer:
         self._home_width = catalogue.slices[Kind.CARD].stop
         self._widths = [columns.stop - columns.start for columns in catalogue.slices]
         self._handover = handover
+        handover.join(self)
         self._blacklisted = blacklisted
         self._now_ms = now_ms
         self._metrics = metrics
@@ -101,7 +102,8 @@ class Infer:
         self._rollout_told = False
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Take nothing over any more."""
+        self._handover.leave(self)
 
     def process(self, shard: int, payload: bytes, maps: Mapping[str, ByteMap]) -> list[OutRow]:
         """Take in one part; returns the rows of every batch that it makes ready to leave."""

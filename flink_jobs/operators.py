@@ -28,7 +28,7 @@ from serving.stream_metrics import StreamMetrics, process_exporter
 __all__ = ["GATHERED", "SOURCES", "TOPICS", "FlinkMap", "InferOperator", "IngestOperator", "ObserveOperator", "name_of"]
 
 LIFETIME_DAYS = 91  # a day more than the kernel's memory of an entity: what is dropped here no feature would see
-SWITCH_INTERVAL_S = 0.002
+SWITCH_INTERVAL_S = 0.0005
 GATHERED = (ledger.TRANSACTIONS, ledger.LABELS, ledger.ERASURES)
 SOURCES = (*GATHERED, *ingest.CONTROL)
 TOPICS = (ledger.DECISIONS, ledger.ALERTS, ledger.DEAD_LETTERS, ledger.LABELS_APPLIED, ledger.ERASURES_APPLIED, ledger.SHADOWS)
@@ -79,8 +79,8 @@ class _Shell(KeyedProcessFunction):
         self._keys = keys
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        # The operators of a TaskManager share one interpreter lock.  Passing it on often empties the caches of two cores (50 us: 2,000
-        # events/s), passing it on rarely lets a batch wait for its answer from the JVM (10 ms: 2,100); 2 ms gave 3,000.
+        # The operators of a TaskManager share one interpreter lock.  Passing it on often empties the caches of two cores, passing it on
+        # rarely lets an operator wait that long for each state that it reads, while its neighbour computes (see docs/adr/0002).
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         # what is loaded now stays, and a batch makes objects by the thousand without cycles: looking for some took longer than most
         gc.freeze()

@@ -44,7 +44,7 @@ _OUT = Types.ROW_NAMED(["names", "vs"], [Types.OBJECT_ARRAY(Types.STRING()), BLO
 _TIMESTAMP_MS = "EXTRACT(EPOCH FROM ts) * 1000 + EXTRACT(MILLISECOND FROM ts)"
 
 # what arrives is gathered for ``batch_ms`` anyway; a fetch for each record kept broker and source busy with themselves
-_FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "20"}
+_FETCHES = {"properties.fetch.min.bytes": "65536", "properties.fetch.max.wait.ms": "10"}
 
 
 def _options(settings: JobSettings) -> dict[str, object]:
@@ -78,10 +78,16 @@ def build(table_env: StreamTableEnvironment, settings: JobSettings, operators: O
     keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_row_of(key), settings.max_parallelism))
     window_keys = shard_keys(shards, settings.max_parallelism, lambda key: _key_group(_binary_row_of(key), settings.max_parallelism))
     core = settings.core
-    batches = _batches(table_env, settings, keys, window_keys).union(_control(table_env, settings, keys))
+    gathered = _batches(table_env, settings, keys, window_keys)
+    # a batch goes out as soon as it is whole; who flushes every few milliseconds also wakes up as often when there is nothing
+    gathered._j_data_stream.getTransformation().setBufferTimeout(0)  # noqa: SLF001 - a stream out of a table has no setter of its own
+    batches = gathered.union(_control(table_env, settings, keys))
     ingested = keyed(batches).process(operators.ingest(core, keys), _PART).name("ingest").uid("ingest").set_buffer_timeout(0)
     observed = keyed(ingested).process(operators.observe(core, keys), _PART).name("observe").uid("observe").set_buffer_timeout(0)
-    scored = keyed(observed).process(operators.infer(core, keys), _OUT).name("infer").uid("infer")
+    if settings.is_split:
+        # what follows goes with it: the two halves of the Python have a TaskManager, and so an interpreter lock, each
+        observed.slot_sharing_group("entities")
+    scored = keyed(observed).process(operators.infer(core, keys), _OUT).name("infer").uid("infer").set_buffer_timeout(0)
     _write(table_env, scored, settings)
 
 

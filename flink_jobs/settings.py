@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from flink_jobs.assembly import CoreSettings
+from flink_jobs.shards import check_taskmanagers
 from flink_jobs.submission_settings import SubmissionSettings
 from fraud.kernel import KERNEL_VERSION
 from fraud.state import STATE_VERSION
@@ -21,14 +22,15 @@ class JobSettings(SubmissionSettings):
     """Settings of the scoring job.
 
     ``shards`` (in ``core``) and ``max_parallelism`` belong to the state: a restore needs those that it was written with.
+    ``taskmanagers`` is how many the job works on, with a slot and a Python interpreter lock each: as many subtasks as there are shards,
+    one on each; and with twice as many TaskManagers as shards, the second and the third operator of each subtask have one of their own.
     """
 
     core: CoreSettings
-    parallelism: int = Field(default=2, ge=1)
+    taskmanagers: int = Field(default=2, ge=1)
     max_parallelism: int = 128
-    # how long records wait for company: a Python call costs milliseconds whatever its size, on cores that other threads share; with
-    # 20 ms a stream of 500/s kept two cores busy and waited for them
-    batch_ms: int = Field(default=50, ge=1, le=1_000)
+    # how long records wait for company: a Python call costs milliseconds whatever its size, on cores that other threads share
+    batch_ms: int = Field(default=25, ge=1, le=1_000)
     checkpoint_interval_ms: int = Field(default=1_000, ge=10)
     transactional_id_prefix: str = "fraudguard-score"
     group_id: str = "fraudguard-score"
@@ -39,8 +41,17 @@ class JobSettings(SubmissionSettings):
     # operators has a version too, but with aligned barriers it is in no snapshot)
     state_format: str = STATE_FORMAT
 
+    @property
+    def parallelism(self) -> int:
+        """Of every operator."""
+        return min(self.taskmanagers, self.core.shards)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each subtask takes two TaskManagers, which work on one batch after the other."""
+        return self.taskmanagers == 2 * self.parallelism
+
     @model_validator(mode="after")
-    def _every_subtask_has_a_shard(self) -> Self:
-        if self.core.shards < self.parallelism:
-            raise ValueError(f"{self.parallelism} subtasks cannot share {self.core.shards} shards")
+    def _every_taskmanager_has_work(self) -> Self:
+        check_taskmanagers(self.taskmanagers, self.core.shards)
         return self

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["owned_shards", "shard_keys"]
+__all__ = ["check_taskmanagers", "owned_shards", "shard_keys"]
+
+
+def check_taskmanagers(taskmanagers: int, shards: int) -> None:
+    """Raise ValueError for a number of TaskManagers of which some would have nothing to do."""
+    if not 1 <= taskmanagers <= shards and taskmanagers != 2 * shards:
+        one_to = "1" if shards == 1 else f"1 to {shards}"
+        raise ValueError(
+            f"the job works on {one_to} or {2 * shards} TaskManagers, not {taskmanagers}: its state is divided into {shards} "
+            f"shard{'' if shards == 1 else 's'}, and a shard has work for one, or in two steps for two"
+        )
 
 
 def shard_keys(shards: int, max_parallelism: int, key_group_of: Callable[[int], int]) -> list[int]:

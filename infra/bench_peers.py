@@ -56,7 +56,7 @@ OURS = "fraudguard"
 OURS_IN_PROCESSES = "fraudguard-process-mode"
 OUR_MODES = {OURS: "thread", OURS_IN_PROCESSES: "process"}  # how PyFlink executes the operators
 _CORES = 2
-_TIMEOUT_S = 240.0
+_TIMEOUT_S = 480.0
 _EVENTS_PER_S = 500.0  # of event time, as the demonstration's traffic
 _GRACE_S = 10.0
 

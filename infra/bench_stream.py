@@ -62,7 +62,9 @@ def run_bench(plan: Plan, codec: Codec, options: BenchOptions, *, now_ms: int, s
         "warm_up_share_left_out": _WARM_UP_SHARE,
         "batch_ms": plan.settings.batch_ms,
         "checkpoint_interval_ms": plan.settings.checkpoint_interval_ms,
-        "parallelism": plan.settings.taskmanagers,
+        "taskmanagers": plan.settings.taskmanagers,
+        "shards": plan.settings.shards,
+        "analytics": plan.addresses.clickhouse_url is not None,
         "machine": machine(),
     }
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flink_jobs.settings import JOB_NAME, STATE_FORMAT
+from flink_jobs.shards import check_taskmanagers
 from fraud.errors import Denied, Unavailable
 from infra import scoring_job
 from infra.jobs import JobTicket, alone, find_newest_checkpoint, read_jobs, save_ticket, submit_alone
@@ -25,7 +26,7 @@ from infra.records import append_event
 from infra.scoring_job import JobState
 from infra.stack import Stack
 
-__all__ = ["Rescaled", "Upgraded", "check_parallelism", "check_state_format", "rescale", "upgrade"]
+__all__ = ["Rescaled", "Upgraded", "check_state_format", "require_work_for", "rescale", "upgrade"]
 
 Say = Callable[[str], None]
 
@@ -57,39 +58,41 @@ class Upgraded:
     down_s: float
 
 
-def rescale(stack: Stack, parallelism: int, say: Say) -> Rescaled:
-    """Run the scoring job in ``parallelism`` subtasks, one TaskManager each, from a savepoint.
+def rescale(stack: Stack, taskmanagers: int, say: Say) -> Rescaled:
+    """Run the scoring job on ``taskmanagers`` TaskManagers, from a savepoint.
 
     The choice is kept with the job, over ``down`` and ``up``, until the next one.
 
     Raises:
-        Denied: fewer than one subtask, or more than the state has shards.
+        Denied: the state's shards have no work for so many.
         Unavailable: it could not be done; the text says how the job runs now and what to do.
     """
     plan = stack.plan
-    check_parallelism(parallelism, plan.settings.shards)
+    require_work_for(taskmanagers, plan.settings.shards)
     scoring_job.check_shards(scoring_job.submitted_settings(plan), plan.settings.shards)
     stack.require_supervisor()
     _require_the_same_code(plan)
     with alone(plan.layout), _told_when_interrupted(say):
         ticket, state = _running_job(plan)
-        before = ticket.parallelism or state.parallelism
-        if parallelism == state.parallelism == before:
-            return Rescaled(before, parallelism, None, state.job_id, 0.0)
-        wanted = replace(ticket, parallelism=parallelism)
-        if parallelism > before:  # while the old job still runs: starting a JVM takes longer than replacing a job
-            say(f"starting TaskManagers for {parallelism} subtasks")
+        # a job from before TaskManagers were counted had a subtask on each
+        runs_on = int(scoring_job.submitted_settings(plan).get("taskmanagers", state.parallelism))
+        before = ticket.taskmanagers or runs_on
+        if taskmanagers == runs_on == before:
+            return Rescaled(before, taskmanagers, None, state.job_id, 0.0)
+        wanted = replace(ticket, taskmanagers=taskmanagers)
+        if taskmanagers > before:  # while the old job still runs: starting a JVM takes longer than replacing a job
+            say(f"starting TaskManagers, {taskmanagers} in all")
             _provide_slots(stack, wanted, ticket, say)
         say("stopping the job with a savepoint")
         began = time.monotonic()
         savepoint = _stop(stack, ticket, say)
         try:
-            state = _start(stack, replace(ticket, job_ids=(), restore_from=savepoint, parallelism=parallelism), say)
+            state = _start(stack, replace(ticket, job_ids=(), restore_from=savepoint, taskmanagers=taskmanagers), say)
         except _FAILURES as error:
-            _go_back(stack, before, f"it does not run with parallelism {parallelism} ({error})", say)
+            _go_back(stack, before, f"it does not run on {taskmanagers} TaskManagers ({error})", say)
         down_s = time.monotonic() - began
-        append_event(plan.layout, JOB_NAME, "rescaled", f"from {before} to {parallelism} subtasks, {down_s:.1f} s, {savepoint}")
-        return Rescaled(before, parallelism, savepoint, state.job_id, down_s)
+        append_event(plan.layout, JOB_NAME, "rescaled", f"from {before} to {taskmanagers} TaskManagers, {down_s:.1f} s, {savepoint}")
+        return Rescaled(before, taskmanagers, savepoint, state.job_id, down_s)
 
 
 def upgrade(stack: Stack, say: Say) -> Upgraded:
@@ -195,13 +198,12 @@ def _give_up_upgrade(stack: Stack, reason: str, before: str, snapshot: str | Non
     )
 
 
-def check_parallelism(parallelism: int, shards: int) -> None:
-    """Raise ``Denied`` for a parallelism that the state does not allow."""
-    if not 1 <= parallelism <= shards:
-        raise Denied(
-            f"the parallelism must be 1 to {shards}, not {parallelism}: the job's state is divided into {shards} shards, "
-            "and a subtask without one would have nothing to do"
-        )
+def require_work_for(taskmanagers: int, shards: int) -> None:
+    """Raise ``Denied`` for a number of TaskManagers that the state has no work for."""
+    try:
+        check_taskmanagers(taskmanagers, shards)
+    except ValueError as error:
+        raise Denied(str(error)) from None
 
 
 def _running_job(plan: Plan) -> tuple[JobTicket, JobState]:
@@ -240,14 +242,14 @@ def _start(stack: Stack, ticket: JobTicket, say: Say) -> JobState:
     return scoring_job.wait_until_running(stack.plan)
 
 
-def _go_back(stack: Stack, parallelism: int, reason: str, say: Say) -> None:
+def _go_back(stack: Stack, taskmanagers: int, reason: str, say: Say) -> None:
     """Run the job as it was before, from the newest snapshot that there is, and raise ``Unavailable`` with what happened."""
     say(f"{reason}; going back")
     newest = None
     try:
         newest = _end(stack.plan)
         ticket = _ticket(stack.plan)
-        _start(stack, replace(ticket, job_ids=(), restore_from=newest, parallelism=parallelism), say)
+        _start(stack, replace(ticket, job_ids=(), restore_from=newest, taskmanagers=taskmanagers), say)
     except _FAILURES as error:
         raise Unavailable(
             JOB_NAME,

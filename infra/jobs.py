@@ -71,8 +71,8 @@ class JobTicket:
     ``resume`` names a function as ``module:function`` (see ``Resume``).  ``job_ids`` are the ids that the job had, oldest first:
     its checkpoints lie in one folder per id.  ``restore_from`` is what the first of them started from, if anything.  ``slots`` are
     those that it needs beyond the scoring job's: the stack runs a TaskManager for each, as long as the ticket is there.
-    ``parallelism`` is the scoring job's, and so the number of its TaskManagers, when somebody chose another than the stack's
-    settings.  A job that was ``stopped`` on purpose stays away until somebody starts it.
+    ``taskmanagers`` is how many the scoring job works on, one slot each, when somebody chose another number than the stack's settings.
+    A job that was ``stopped`` on purpose stays away until somebody starts it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class JobTicket:
     restore_from: str | None = None
     arguments: tuple[str, ...] = ()
     slots: int = 0
-    parallelism: int | None = None
+    taskmanagers: int | None = None
     stopped: bool = False
 
 
@@ -106,17 +106,18 @@ def remove_ticket(layout: Layout, name: str) -> None:
 def load_tickets(layout: Layout) -> list[JobTicket]:
     """Every ticket of this home."""
     found = (read_json(path) for path in sorted(layout.jobs.glob("*.json")))
-    return [
-        JobTicket(**{**saved, "job_ids": tuple(saved["job_ids"]), "arguments": tuple(saved["arguments"])})
-        for saved in found
-        if saved is not None
-    ]
+    return [_ticket_of(saved) for saved in found if saved is not None]
+
+
+def _ticket_of(saved: dict[str, Any]) -> JobTicket:
+    chosen = {"taskmanagers": saved.pop("parallelism")} if "parallelism" in saved else {}  # its name while a subtask had one each
+    return JobTicket(**{**saved, **chosen, "job_ids": tuple(saved["job_ids"]), "arguments": tuple(saved["arguments"])})
 
 
 def count_taskmanagers(plan: Plan) -> int:
-    """How many TaskManagers the stack runs, one a slot: the scoring job's parallelism and what other jobs bring."""
+    """How many TaskManagers the stack runs, one a slot: those of the scoring job and what other jobs bring."""
     tickets = load_tickets(plan.layout)
-    chosen = next((ticket.parallelism for ticket in tickets if ticket.parallelism is not None), plan.settings.taskmanagers)
+    chosen = next((ticket.taskmanagers for ticket in tickets if ticket.taskmanagers is not None), plan.settings.taskmanagers)
     return chosen + sum(ticket.slots for ticket in tickets)
 
 

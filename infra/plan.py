@@ -93,7 +93,7 @@ def make_plan(layout: Layout, settings: StackSettings) -> Plan:
     """Decide every port of ``settings`` that is 0, and pin the interpreter and the jars of this process."""
     taken = {int(getattr(settings, name)) for name in PORT_FIELDS}
     decided: dict[str, Any] = {}
-    most_taskmanagers = max(settings.taskmanagers, settings.shards)  # what a rescale may ask for
+    most_taskmanagers = max(settings.taskmanagers, 2 * settings.shards)  # what a rescale may ask for
     for name in PORT_FIELDS:
         if getattr(settings, name) == 0:
             count = most_taskmanagers + 1 + _SPARE_TASKMANAGERS if name == "flink_metrics_port" else 1

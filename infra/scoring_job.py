@@ -94,7 +94,7 @@ class JobState:
         return self.state == "RUNNING" and set(self.tasks) == {"RUNNING"}
 
 
-def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
+def settings_of(plan: Plan, *, taskmanagers: int | None = None) -> JobSettings:
     """Settings of the job on this stack, schemas registered; raises Unavailable."""
     addresses = plan.addresses
     production = model_files.production(models_dir(plan.layout))
@@ -114,7 +114,7 @@ def settings_of(plan: Plan, *, parallelism: int | None = None) -> JobSettings:
         bootstrap_servers=addresses.bootstrap_servers,
         flink_port=plan.settings.flink_port,
         core=core,
-        parallelism=parallelism or plan.settings.taskmanagers,
+        taskmanagers=taskmanagers or plan.settings.taskmanagers,
         batch_ms=plan.settings.batch_ms,
         checkpoint_interval_ms=plan.settings.checkpoint_interval_ms,
     )
@@ -192,7 +192,7 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
     """
     if checkpoint is not None:
         check_shards(submitted_settings(plan), plan.settings.shards)
-    asked = as_asked(settings_of(plan, parallelism=ticket.parallelism), ticket)
+    asked = as_asked(settings_of(plan, taskmanagers=ticket.taskmanagers), ticket)
     settings = asked.model_copy(update={"restore_from": checkpoint and claimable(plan.layout, checkpoint)})
     return submit(plan, JOB_NAME, "flink_jobs.score", settings.model_dump_json())
 
@@ -218,7 +218,7 @@ def submitted_settings(plan: Plan) -> dict[str, Any]:
 def preflight(plan: Plan, ticket: JobTicket, snapshot: Path) -> list[str]:
     """What of a snapshot's state the job of this checkout would not take over; raises Unavailable when it cannot even be laid out."""
     file = plan.layout.jobs / f"{JOB_NAME}.check"
-    write_atomically(file, settings_of(plan, parallelism=ticket.parallelism).model_dump_json())
+    write_atomically(file, settings_of(plan, taskmanagers=ticket.taskmanagers).model_dump_json())
     log = plan.layout.log_file(f"{JOB_NAME}-check")
     problems: list[str] = json.loads(_last_line_of([str(plan.python), "-m", "flink_jobs.score", str(file), str(snapshot)], plan, log))
     return problems

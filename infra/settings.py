@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from flink_jobs.shards import check_taskmanagers
 from fraud.errors import Denied
 
 __all__ = ["PORT_FIELDS", "REPO_ROOT", "StackSettings", "default_home"]
@@ -61,13 +62,14 @@ class StackSettings(BaseSettings):
     backtest_reports: int = Field(default=200, ge=1)  # the newest are kept, some 20 KB each
 
     taskmanagers: int = Field(default=2, ge=1, le=64)  # one slot each: the slots of one process share a Python interpreter lock
-    # the parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and each subtask needs one
-    shards: int = Field(default_factory=lambda chosen: max(2, chosen["taskmanagers"]), ge=1, le=128)
+    # The parts that the scoring job's state is divided into, for good: the fewer, the larger the batches, and so the less each event costs.
+    # One for two TaskManagers, which then work on a batch one behind the other.
+    shards: int = Field(default_factory=lambda chosen: _shards_for(chosen["taskmanagers"]), ge=1, le=128)
     partitions: int = Field(default=4, ge=1, le=1024)
     retention_ms: int = Field(default=604_800_000, ge=1)  # 7 days
     checkpoint_interval_ms: int = Field(default=1000, ge=10)  # read_committed readers wait for a checkpoint, so it is short
-    # how long the stream gathers records: 100 takes a tenth more of them a second than 50, and lets each wait 40 ms longer
-    batch_ms: int = Field(default=50, ge=1, le=1_000)
+    # how long the stream gathers records: every batch costs the same whatever its size, and half of this is what a record waits
+    batch_ms: int = Field(default=25, ge=1, le=1_000)
 
     kafka_heap_mb: int = Field(default=512, ge=128)
     registry_heap_mb: int = Field(default=192, ge=96)
@@ -87,12 +89,14 @@ class StackSettings(BaseSettings):
     python: Path | None = None  # interpreter of the Python operators; None: the one that runs this
 
     @model_validator(mode="after")
-    def _every_taskmanager_has_a_shard(self) -> Self:
-        if self.shards < self.taskmanagers:
+    def _every_taskmanager_has_work(self) -> Self:
+        try:
+            check_taskmanagers(self.taskmanagers, self.shards)
+        except ValueError as error:
             raise ValueError(
-                f"{self.taskmanagers} TaskManagers cannot share {self.shards} shards; FRAUDGUARD_SHARDS must be at least "
-                f"FRAUDGUARD_TASKMANAGERS, and a job that has state keeps the number that it began with"
-            )
+                f"FRAUDGUARD_TASKMANAGERS={self.taskmanagers} and FRAUDGUARD_SHARDS={self.shards}: {error}. "
+                "A job that has state keeps the number of shards that it began with"
+            ) from None
         return self
 
     @classmethod
@@ -107,6 +111,11 @@ class StackSettings(BaseSettings):
     def on_free_ports(cls, **overrides: Any) -> Self:
         """Settings for a private stack beside any other: every port is free, and nobody analyses, unless ``overrides`` says so."""
         return cls(**{**dict.fromkeys(PORT_FIELDS, 0), "analytics": False, **overrides})
+
+
+def _shards_for(taskmanagers: int) -> int:
+    """One for each pair of TaskManagers, or for each of an odd number."""
+    return taskmanagers if taskmanagers % 2 else taskmanagers // 2
 
 
 def _describe(place: tuple[str | int, ...], message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
@@ -18,20 +19,29 @@ from infra.scoring_job import models_dir
 from serving import model_files
 from serving.clock import now_ms
 from serving.records import ModelVersion
-from tests.faults.world import CLEAN, World, figures
+from tests.faults.world import CLEAN, Load, World, figures, private_world
 
 pytestmark = pytest.mark.slow
 
 
-def test_f08_savepoint_and_another_parallelism_and_back(world: World) -> None:
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory, load: Load, measured: list[dict[str, object]]) -> Iterator[World]:
+    """A world whose state is in two shards: they can be together or apart."""
+    with private_world(tmp_path_factory.mktemp("divided"), load, measured, shards=2) as world:
+        yield world
+
+
+def test_f08_savepoint_and_another_parallelism_and_back(divided: World) -> None:
     """Under load throughout: 2 to 1, 1 to 2, and a plain upgrade that keeps both; every log goes on where it stood."""
+    world = divided
     with world.campaign("f08") as campaign:
 
         def fault() -> None:
             for parallelism in (1, 2, 2):
                 time.sleep(4.0)
                 world.stop_job()
-                world.start_job(settings={"parallelism": parallelism})
+                world.start_job(settings={"taskmanagers": parallelism})
+                assert scoring_job.state_of(world.stack.plan).parallelism == parallelism
                 time.sleep(4.0)
 
         verdict = world.under_fault(campaign, fault)

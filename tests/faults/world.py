@@ -221,10 +221,10 @@ class World:
 
 
 @contextmanager
-def private_world(folder: Path, load: Load, measured: list[dict[str, Any]]) -> Iterator[World]:
-    """A stack of one's own with the ordinary job running, until the block ends."""
+def private_world(folder: Path, load: Load, measured: list[dict[str, Any]], **settings: Any) -> Iterator[World]:
+    """A stack of one's own, with settings of ``StackSettings``, and the ordinary job running, until the block ends."""
     # the proxy closes last: nobody is connected any more
-    with ExitStack() as afterwards, private_stack(folder / "home") as stack:
+    with ExitStack() as afterwards, private_stack(folder / "home", **settings) as stack:
         proxy = afterwards.enter_context(closing(Proxy(stack.plan.settings.redis_port)))
         put_small_model_into_production(stack)
         (folder / "acks").mkdir()

@@ -140,7 +140,7 @@ def resume(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
         bootstrap_servers=plan.addresses.bootstrap_servers,
         flink_port=plan.settings.flink_port,
         core=core_settings(SHARDS),
-        parallelism=int(ticket.arguments[0]),
+        taskmanagers=int(ticket.arguments[0]),
         restore_from=checkpoint,
     )
     return scoring_job.submit(plan, ticket.name, "tests.integration.counting_job", settings.model_dump_json())

@@ -9,7 +9,7 @@ from infra.plan import Plan
 
 
 def resume_unless_one(plan: Plan, ticket: JobTicket, checkpoint: str | None) -> str:
-    """The ordinary entry, except that a job of one subtask is not accepted."""
-    if ticket.parallelism == 1:
+    """The ordinary entry, except that a job on one TaskManager is not accepted."""
+    if ticket.taskmanagers == 1:
         raise Unavailable("flink", "the job was not accepted: no")
     return scoring_job.resume(plan, ticket, checkpoint)

@@ -62,6 +62,7 @@ class System:
         environment = {
             **os.environ,
             **{f"FRAUDGUARD_{name.upper()}": "0" for name in PORT_FIELDS},
+            "FRAUDGUARD_SHARDS": "2",
             "FRAUDGUARD_HOME": str(self.stack.layout.home),
             "FRAUDGUARD_JARS_DIR": str(default_home() / "jars"),
             "PYTHONPATH": str(self.checkout),
@@ -145,25 +146,25 @@ def test_a_rescale_down_and_up_under_traffic_loses_and_repeats_nothing(system: S
     seen: list[tuple[int, list[str]]] = []
 
     def change() -> None:
-        for parallelism in (1, 2):
-            done, _ = system.command("job", "rescale", str(parallelism))
-            assert (done["before"], done["after"]) == (3 - parallelism, parallelism)
+        for before, after in ((2, 1), (1, 4), (4, 2)):
+            done, _ = system.command("job", "rescale", str(after))
+            assert (done["before"], done["after"]) == (before, after)
             seen.append((scoring_job.state_of(system.stack.plan).parallelism, system.taskmanagers()))
             time.sleep(3.0)
 
     system.under_traffic("rescale", change)
-    assert seen == [(1, ["taskmanager-1"]), (2, ["taskmanager-1", "taskmanager-2"])]
+    assert seen == [(min(number, 2), [f"taskmanager-{one}" for one in range(1, number + 1)]) for number in (1, 4, 2)]
     assert system.command("job", "rescale", "2")[0]["savepoint"] is None, "it runs so already"
 
 
-def test_a_parallelism_beyond_the_shards_is_refused_and_the_job_does_not_notice(system: System) -> None:
+def test_a_taskmanager_without_a_shard_is_refused_and_the_job_does_not_notice(system: System) -> None:
     before = scoring_job.state_of(system.stack.plan).job_id
     _, said = system.command("job", "rescale", str(system.stack.plan.settings.shards + 1), status=1)
     assert "shards" in said
     assert scoring_job.state_of(system.stack.plan).job_id == before
 
 
-def test_the_chosen_parallelism_outlives_a_lost_jobmanager_and_down_and_up(system: System) -> None:
+def test_the_chosen_number_outlives_a_lost_jobmanager_and_down_and_up(system: System) -> None:
     system.command("job", "rescale", "1")
     jobs = system.ticket().job_ids
     pid = load_records(system.stack.layout)["jobmanager"].pid
@@ -205,7 +206,7 @@ def test_a_job_stopped_on_purpose_stays_away_until_it_is_started(system: System)
 
 
 def test_a_job_that_does_not_come_up_in_its_new_size_runs_again_in_the_old_one(system: System) -> None:
-    """The entry of the ticket accepts no job of one subtask."""
+    """The entry of the ticket accepts no job on one TaskManager."""
     kept = system.ticket().resume
     save_ticket(system.stack.layout, replace(system.ticket(), resume="tests.integration.spoilt_job:resume_unless_one"))
 

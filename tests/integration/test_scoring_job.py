@@ -25,6 +25,7 @@ from infra.application import bring_up, codec_of, enricher_of, rule_book
 from infra.decisions import find
 from infra.features import backfill_recorded
 from infra.first_model import train_first_model
+from infra.probes import read_json_url
 from infra.records import load_records
 from infra.releases import promote_model, promote_rules
 from infra.replay import LedgerView, watch_ledger
@@ -83,6 +84,17 @@ def test_every_event_is_decided_once_with_model_rules_and_recorded_numbers(syste
     assert all(position.seq >= 1 for decision in decisions for position in decision.entities)
     assert all(decision.transaction.ip_address is None for decision in decisions)
     assert all(decision.contributions is not None for decision in decisions if decision.outcome != "ALLOW")
+
+
+def test_the_two_halves_of_the_python_have_a_taskmanager_each(system: System) -> None:
+    """Together they would wait for one interpreter lock while the other TaskManager had nothing to compute."""
+    job = f"{system.stack.addresses.flink_rest_url}/jobs/{scoring_job.state_of(system.stack.plan).job_id}"
+    places = {
+        vertex["name"].split(" ")[0]: {task["taskmanager-id"] for task in read_json_url(f"{job}/vertices/{vertex['id']}")["subtasks"]}
+        for vertex in read_json_url(job)["vertices"]
+    }
+    assert places["observe"] == places["infer"]
+    assert len(places["ingest"] | places["observe"]) == 2
 
 
 def test_the_online_store_holds_the_state_of_the_last_decision_within_a_second(system: System) -> None:

@@ -87,6 +87,13 @@ def test_a_ticket_survives_its_file(tmp_path: Path) -> None:
     assert load_tickets(Layout(tmp_path)) == [TICKET]
 
 
+def test_a_ticket_from_before_taskmanagers_were_counted_says_as_much(tmp_path: Path) -> None:
+    save_ticket(Layout(tmp_path), replace(TICKET, taskmanagers=4))
+    file = next(Layout(tmp_path).jobs.glob("*.json"))
+    file.write_text(file.read_text().replace('"taskmanagers"', '"parallelism"'))
+    assert load_tickets(Layout(tmp_path)) == [replace(TICKET, taskmanagers=4)]
+
+
 def test_a_job_may_bring_slots_of_its_own_as_long_as_it_has_a_ticket(tmp_path: Path) -> None:
     plan = make_plan(Layout(tmp_path), StackSettings.on_free_ports(taskmanagers=2))
     save_ticket(plan.layout, TICKET)

@@ -11,7 +11,7 @@ import pytest
 from flink_jobs.settings import STATE_FORMAT
 from fraud.errors import Denied
 from infra.failures import root_of
-from infra.job_change import check_parallelism, check_state_format
+from infra.job_change import check_state_format, require_work_for
 from infra.jobs import JobStatus, JobTicket, count_taskmanagers, find_lost, find_newest_checkpoint, save_ticket
 from infra.layout import Layout
 from infra.plan import make_plan
@@ -20,15 +20,15 @@ from infra.settings import StackSettings
 TICKET = JobTicket("scoring", "module:function", ("one", "two"))
 
 
-@pytest.mark.parametrize("parallelism", [1, 2, 4])
-def test_a_parallelism_up_to_the_shards_is_accepted(parallelism: int) -> None:
-    check_parallelism(parallelism, 4)
+@pytest.mark.parametrize(("taskmanagers", "shards"), [(1, 4), (2, 4), (4, 4), (8, 4), (1, 1), (2, 1)])
+def test_a_taskmanager_for_each_shard_or_fewer_or_two_for_each_are_accepted(taskmanagers: int, shards: int) -> None:
+    require_work_for(taskmanagers, shards)
 
 
-@pytest.mark.parametrize("parallelism", [-1, 0, 5])
-def test_no_subtask_and_a_subtask_without_a_shard_are_refused(parallelism: int) -> None:
-    with pytest.raises(Denied, match="1 to 4"):
-        check_parallelism(parallelism, 4)
+@pytest.mark.parametrize("taskmanagers", [-1, 0, 5, 7, 9])
+def test_no_taskmanager_and_one_without_work_are_refused(taskmanagers: int) -> None:
+    with pytest.raises(Denied, match=rf"on 1 to 4 or 8 TaskManagers, not {taskmanagers}: .* 4 shards"):
+        require_work_for(taskmanagers, 4)
 
 
 def test_a_state_of_another_format_or_of_other_shards_is_refused_and_one_from_before_formats_is_not() -> None:
@@ -40,13 +40,13 @@ def test_a_state_of_another_format_or_of_other_shards_is_refused_and_one_from_be
         check_state_format({"state_format": STATE_FORMAT, "core": {"shards": 4}}, 2)
 
 
-def test_the_chosen_parallelism_counts_more_than_the_settings_and_other_jobs_add_their_slots(tmp_path: Path) -> None:
+def test_the_chosen_number_counts_more_than_the_settings_and_other_jobs_add_their_slots(tmp_path: Path) -> None:
     plan = make_plan(Layout(tmp_path), StackSettings.on_free_ports(taskmanagers=2))
     assert count_taskmanagers(plan) == 2
     save_ticket(plan.layout, TICKET)
     save_ticket(plan.layout, JobTicket("patterns", "module:function", slots=1))
     assert count_taskmanagers(plan) == 3
-    save_ticket(plan.layout, replace(TICKET, parallelism=1))
+    save_ticket(plan.layout, replace(TICKET, taskmanagers=1))
     assert count_taskmanagers(plan) == 2
 
 

@@ -20,7 +20,7 @@ def _settings(shards: int = 4, **changes: Any) -> JobSettings:
 
 
 def test_refused_records_are_accepted_until_the_next_start_that_does_not_say_so() -> None:
-    ticket = JobTicket("score", "infra.scoring_job:resume", ("one",), arguments=('{"parallelism": 1}',))
+    ticket = JobTicket("score", "infra.scoring_job:resume", ("one",), arguments=('{"taskmanagers": 1}',))
     accepting = with_refusals(ticket, accepted=True)
     settings = as_asked(_settings(), accepting)
     assert (settings.parallelism, settings.core.refusals) == (1, None)
@@ -45,9 +45,18 @@ def test_transactions_of_the_pattern_job_must_outlive_three_restarts() -> None:
     assert PatternSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_every_subtask_needs_a_shard() -> None:
-    with pytest.raises(ValidationError, match="cannot share"):
-        _settings(shards=1, parallelism=2)
+@pytest.mark.parametrize(
+    ("shards", "taskmanagers", "parallelism", "is_split"),
+    [(4, 1, 1, False), (4, 3, 3, False), (4, 4, 4, False), (4, 8, 4, True), (1, 1, 1, False), (1, 2, 1, True)],
+)
+def test_the_job_has_a_subtask_on_each_taskmanager_or_half_of_one(shards: int, taskmanagers: int, parallelism: int, is_split: bool) -> None:
+    settings = _settings(shards, taskmanagers=taskmanagers)
+    assert (settings.parallelism, settings.is_split) == (parallelism, is_split)
+
+
+def test_every_taskmanager_needs_work() -> None:
+    with pytest.raises(ValidationError, match=r"on 1 or 2 TaskManagers, not 3: .* 1 shard,"):
+        _settings(shards=1, taskmanagers=3)
 
 
 def test_settings_travel_as_json() -> None:

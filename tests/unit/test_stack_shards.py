@@ -37,19 +37,22 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_there_are_two_shards_or_one_for_each_taskmanager() -> None:
-    assert StackSettings().shards == 2
-    assert StackSettings(taskmanagers=1).shards == 2
+def test_there_is_a_shard_for_two_taskmanagers_or_for_each_of_an_odd_number() -> None:
+    assert StackSettings().shards == 1
+    assert StackSettings(taskmanagers=1).shards == 1
+    assert StackSettings(taskmanagers=4).shards == 2
     assert StackSettings(taskmanagers=5).shards == 5
     assert StackSettings(taskmanagers=2, shards=8).shards == 8
 
 
-def test_more_taskmanagers_than_shards_are_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taskmanagers_without_work_are_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRAUDGUARD_TASKMANAGERS", "3")
     assert Stack(tmp_path).settings.shards == 3
     monkeypatch.setenv("FRAUDGUARD_SHARDS", "2")
     stack = Stack(tmp_path)
-    with pytest.raises(Denied, match=r"^3 TaskManagers cannot share 2 shards; FRAUDGUARD_SHARDS must be at least"):
+    with pytest.raises(
+        Denied, match=r"^FRAUDGUARD_TASKMANAGERS=3 and FRAUDGUARD_SHARDS=2: the job works on 1 to 2 or 4 TaskManagers, not 3"
+    ):
         stack.up()
     assert load_records(stack.layout) == {}
 
