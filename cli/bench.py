@@ -16,7 +16,8 @@ __all__ = ["is_right", "register"]
 
 _STREAM = """\
 Find the rate that the running job holds, and the latency of its two lanes at fixed rates: open-loop load from a process of its own, counted
-from when each event was due.  Starts what is not running.
+from when each event was due.  Starts what is not running.  Then the same job in PyFlink's thread mode and in its process mode, and with
+--peers on other engines (see `bench peers`), work off one topic on a stack of their own.
 """
 _FEATURES = """\
 What one event costs the parts that stream and request share (kernel, state encoding, Avro, model, rules), each alone in this process.
@@ -70,6 +71,7 @@ def register(commands: Commands) -> None:
         metavar="N",
         help="to compare with PyFlink's process mode, 0 for none (default 20000)",
     )
+    stream.add_argument("--peers", action="store_true", help="compare with bytewax, Quix Streams and Spark in the same run, too")
     peers = add_command(bench, "peers", _peers, "the same job on bytewax, Quix Streams and Spark, side by side", description=_PEERS)
     peers.add_argument("--events", type=int, default=40_000, metavar="N", help="transactions in the topic (default 40000)")
     peers.add_argument("--only", default="", metavar="NAMES", help="some of bytewax,quix,spark,fraudguard,fraudguard-process-mode")
@@ -86,7 +88,7 @@ def register(commands: Commands) -> None:
 
 def _stream(arguments: argparse.Namespace) -> int:
     from infra.application import bring_up, codec_of  # noqa: PLC0415 - help works without any package
-    from infra.bench_peers import OUR_MODES, run  # noqa: PLC0415
+    from infra.bench_peers import OUR_MODES, PEERS, run  # noqa: PLC0415
     from infra.bench_stream import BenchOptions, run_bench  # noqa: PLC0415
     from infra.stack import Stack  # noqa: PLC0415
     from serving.clock import now_ms  # noqa: PLC0415
@@ -99,6 +101,9 @@ def _stream(arguments: argparse.Namespace) -> int:
     if min(rates) <= 0 or arguments.backlog < 1_000:
         print_error("rates are above 0 and --backlog is at least 1000")
         return MISUSE
+    if arguments.peers and not arguments.mode_events:
+        print_error("--peers needs --mode-events above 0: they all work off the same events")
+        return MISUSE
     say = stopwatch()
     stack = Stack()
     bring_up(stack, say)
@@ -106,8 +111,11 @@ def _stream(arguments: argparse.Namespace) -> int:
     result = run_bench(stack.plan, codec_of(stack.plan), options, now_ms=now_ms(), say=say)
     if arguments.mode_events:
         say("the same job in PyFlink's thread mode and in its process mode, on a stack of its own")
-        modes = run(events=arguments.mode_events, only=list(OUR_MODES), say=say)
-        result |= {"ratio_to_process_mode": modes["ratio_to_process_mode"], "modes": modes["results"]}
+        compared = run(events=arguments.mode_events, only=[] if arguments.peers else list(OUR_MODES), say=say)
+        found = compared["results"]
+        result |= {"ratio_to_process_mode": compared["ratio_to_process_mode"], "modes": {name: found[name] for name in OUR_MODES}}
+        if arguments.peers:
+            result["peers"] = {name: found[name] for name in PEERS}
     report(result, as_json=arguments.json, people=lambda: _print_stream(result))
     return GOOD if result["sustained_events_per_s"] else FINDING
 
@@ -117,6 +125,9 @@ def _print_stream(result: dict[str, Any]) -> None:
     places = ("p50", "p95", "p99", "p99.9", "max")
     rows = [(one["rate"], lane, *(one[lane].get(place) for place in places)) for one in result["latency_ms"] for lane in ("fast", "ledger")]
     print_table(("events/s", "lane", *(f"{place} ms" for place in places)), rows)
+    compared = result.get("modes", {}) | result.get("peers", {})
+    if compared:
+        _print_compared(compared)
 
 
 def _features(arguments: argparse.Namespace) -> int:
@@ -213,7 +224,7 @@ def _peers(arguments: argparse.Namespace) -> int:
         print_error(f"no peer {', '.join(unknown)}" if unknown else "--events is at least 1")
         return MISUSE
     result = run(events=arguments.events, only=only, say=stopwatch())
-    report(result, as_json=arguments.json, people=lambda: _print(result["results"]))
+    report(result, as_json=arguments.json, people=lambda: _print_compared(result["results"]))
     return GOOD if all(is_right(one, arguments.events) for one in result["results"].values()) else FINDING
 
 
@@ -223,7 +234,7 @@ def is_right(result: dict[str, Any], events: int) -> bool:
     return result["end"] == "drained" and result["decided"] == events and not wrong
 
 
-def _print(results: dict[str, dict[str, Any]]) -> None:
+def _print_compared(results: dict[str, dict[str, Any]]) -> None:
     rates = ("events_per_s", "events_per_s_last_80_percent", "startup_s", "cpu_us_per_event", "peak_rss_mb")
     names = ("end", *rates, "decided", "repeated", "differing_rows", "guarantee")
     rows = [(name, *(one.get(key) for key in names)) for name, one in results.items()]

@@ -49,6 +49,23 @@ def test_down_where_nothing_runs_is_good(tmp_path: Path, monkeypatch: pytest.Mon
     assert "nothing was running" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--rates", "fast"], "a list of numbers"),
+        (["--backlog", "10"], "at least 1000"),
+        (["--peers", "--mode-events", "0"], "--mode-events above 0"),
+    ],
+)
+def test_a_bench_that_makes_no_sense_is_misuse_and_starts_nothing(
+    options: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FRAUDGUARD_HOME", str(tmp_path))
+    assert main(["bench", "stream", *options]) == 2
+    assert complaint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_numbers_that_json_does_not_know_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"values": [math.nan, math.inf, 1.5], "path": Path("x")})
     assert json.loads(capsys.readouterr().out) == {"values": [None, None, 1.5], "path": "x"}
