@@ -38,6 +38,7 @@ from infra.probes import read_json_url
 from infra.processes import identify, start, stop_groups
 from infra.records import load_records
 from infra.settings import REPO_ROOT, StackSettings, default_home
+from infra.shares import STREAM
 from infra.stack import Stack
 from infra.topics import Topic, create_topics
 from serving import ledger
@@ -306,7 +307,8 @@ class Bench:
         commands = self._commands(peer.name, folder)
         log = self._stack.layout.log_file(f"peer-{peer.name}")
         started_s = time.time()
-        children = [start(command, environment=self._environment(), folder=REPO_ROOT, log_file=log) for command in commands]
+        # the share of our TaskManagers: one that weighed more would starve the broker, which both of them wait for
+        children = [start(command, environment=self._environment(), folder=REPO_ROOT, log_file=log, share=STREAM) for command in commands]
         groups = [identity for child in children if (identity := identify(child.pid)) is not None]
         try:
             end, usages = self._watch([child.pid for child in children], output, lambda: all(child.poll() is None for child in children))

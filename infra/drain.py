@@ -19,6 +19,7 @@ __all__ = ["Drain", "Usage", "busy_s", "figures", "output_size", "sample_tree", 
 
 _POLL_S = 0.5
 _SETTLED_S = 3.0  # so long without another record after enough of them: transactions end with markers that count as offsets
+_PATIENCE_S = 60.0  # with the broker of a machine that a program has to itself
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ def _rate(count: int, seconds: float) -> int | None:
 
 def output_size(bootstrap: str, topic: str) -> int:
     """Records, and markers of transactions, that a topic holds."""
-    return sum(place.offset for place in ledger.end_offsets(bootstrap, (topic,)))
+    return sum(place.offset for place in ledger.end_offsets(bootstrap, (topic,), timeout_s=_PATIENCE_S))
 
 
 def wait_until_drained(

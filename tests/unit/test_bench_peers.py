@@ -9,6 +9,8 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,13 +20,16 @@ from fraud.catalogue import CATALOGUE
 from fraud.errors import Unavailable
 from fraud.events import Kind, Transaction
 from fraud.vector import event_row
-from infra import peers_environment
+from infra import bench_peers, peers_environment
 from infra.bench_peers import OURS, PEERS
 from infra.drain import Drain, Usage, figures, wait_until_drained
 from infra.jars import parse_lock
+from infra.layout import Layout
 from infra.peers.settings import SETTINGS_VARIABLE, PeerSettings
 from infra.peers.work import Event, pack_event, unpack_event
 from infra.settings import REPO_ROOT
+from infra.shares import STREAM, Share
+from infra.stack import Stack
 from serving.codec import Codec
 from serving.schemas import SCHEMAS
 
@@ -86,15 +91,15 @@ def test_every_peer_is_in_the_lock() -> None:
 # --- what a peer is told
 
 
-def test_settings_survive_their_file(tmp_path: Path) -> None:
-    settings = PeerSettings(
+def settings_in(folder: Path) -> PeerSettings:
+    return PeerSettings(
         bootstrap_servers="127.0.0.1:1",
         input_topic="transactions",
         output_topic="out",
         group="g",
         partitions=4,
-        state_dir=str(tmp_path),
-        first_read_file=str(tmp_path / "first-read"),
+        state_dir=str(folder),
+        first_read_file=str(folder / "first-read"),
         schema_ids={"transaction": 3},
         ip_hash_key_file="key",
         models_dir="models",
@@ -104,6 +109,27 @@ def test_settings_survive_their_file(tmp_path: Path) -> None:
         commit_interval_ms=1000,
         jars=("a.jar",),
     )
+
+
+def test_a_peer_weighs_as_much_as_our_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that weighed more would take the broker's time as well, for both of them to wait."""
+    shares: list[Share | None] = []
+
+    def start(*_: object, share: Share | None = None, **__: object) -> None:
+        shares.append(share)
+        raise Unavailable("peer", "seen enough")
+
+    monkeypatch.setattr(bench_peers, "start", start)
+    measuring = object.__new__(bench_peers.Bench)
+    measuring._settings, measuring._python = settings_in(tmp_path), Path("python")
+    measuring._stack = cast(Stack, SimpleNamespace(layout=Layout(tmp_path)))
+    with pytest.raises(Unavailable, match="seen enough"):
+        measuring._measure_peer(PEERS["quix"], cast(Any, SimpleNamespace(topic="out")))
+    assert shares == [STREAM]
+
+
+def test_settings_survive_their_file(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
     settings.write(tmp_path / "settings.json")
     assert PeerSettings.from_environment({SETTINGS_VARIABLE: str(tmp_path / "settings.json")}) == settings
 
