@@ -49,7 +49,7 @@ from training import backfill, ledger_history
 from training.enrichment import enrich_frame
 from training.parity import bits_differ, compare
 
-__all__ = ["OURS", "OUR_MODES", "PEERS", "Bench", "run"]
+__all__ = ["OURS", "OUR_MODES", "PEERS", "Bench", "ratio_to_process_mode", "run"]
 
 Say = Callable[[str], None]
 
@@ -140,14 +140,14 @@ def run(*, events: int, only: Sequence[str], say: Say, home: Path | None = None)
         "input": f"{events} generated transactions of {bench.cards} cards in one prepared topic",
         "entities": list(KINDS),
         "results": results,
-        "ratio_to_process_mode": _ratio(results),
+        "ratio_to_process_mode": ratio_to_process_mode(results),
         "fastest": max(results, key=lambda name: results[name].get("events_per_s") or 0),
     }
 
 
-def _ratio(results: dict[str, dict[str, Any]]) -> float | None:
+def ratio_to_process_mode(results: dict[str, dict[str, Any]]) -> float | None:
     """How many times as fast our job is with its Python inside of the TaskManagers; None when one of the two was not measured."""
-    ours, theirs = (results.get(name, {}).get("events_per_s_last_80_percent") for name in OUR_MODES)
+    ours, theirs = (results.get(name, {}).get("events_per_s") for name in OUR_MODES)
     return round(ours / theirs, 2) if ours and theirs else None
 
 

@@ -268,3 +268,11 @@ def test_a_program_that_lost_or_miscounted_is_a_finding(wrong: dict[str, object]
 
 def test_ours_is_not_a_name_of_a_peer() -> None:
     assert OURS not in PEERS
+
+
+def test_the_ratio_to_process_mode_is_not_flattered_by_outputs_that_come_all_at_the_end() -> None:
+    ours = {"events_per_s": 4_000, "events_per_s_last_80_percent": 5_000}
+    theirs = {"events_per_s": 800, "events_per_s_last_80_percent": 40_000}
+    results = dict(zip(bench_peers.OUR_MODES, (ours, theirs), strict=True))
+    assert bench_peers.ratio_to_process_mode(results) == 5.0
+    assert bench_peers.ratio_to_process_mode({bench_peers.OURS: ours}) is None
