@@ -24,7 +24,8 @@ nothing; after a failed or interrupted one it finishes the start.
 
 Ports come from FRAUDGUARD_KAFKA_PORT (9092), FRAUDGUARD_FLINK_PORT (8081), FRAUDGUARD_REDIS_PORT (6379) and
 FRAUDGUARD_REGISTRY_PORT (8085) and FRAUDGUARD_CLICKHOUSE_PORT (8123); 0 means any free port.  FRAUDGUARD_CLICKHOUSE_URL takes a
-ClickHouse server of your own instead; FRAUDGUARD_ANALYTICS=false goes without.  FRAUDGUARD_TASKMANAGERS (2) is the parallelism.
+ClickHouse server of your own instead; FRAUDGUARD_ANALYTICS=false goes without.  FRAUDGUARD_TASKMANAGERS (2) is how many the scoring job
+works on, see `job rescale`.
 """
 
 

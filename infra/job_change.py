@@ -1,4 +1,4 @@
-"""Replace the running scoring job by another one that goes on with its state: in another parallelism, or with other code.
+"""Replace the running scoring job by another one that goes on with its state: on other TaskManagers, or with other code.
 
 Whatever happens on the way, the state is safe: the job stops with a savepoint, and its ticket (see ``infra.jobs``) says at every moment
 from where the next one starts.  Who is killed in the middle lets go of the ticket, and the supervisor brings the job back.
